@@ -1,0 +1,1 @@
+"""One small module per program that people run."""

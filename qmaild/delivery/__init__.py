@@ -1,0 +1,1 @@
+"""Ways to deliver: Maildir, mbox, programs, SMTP and LMTP sessions."""

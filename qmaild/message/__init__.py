@@ -1,0 +1,1 @@
+"""Messages as bytes: header sections, trace fields, addresses, bounces. Pure."""

@@ -1,0 +1,1 @@
+"""Decisions: control data and a question in, an answer out. Pure."""

@@ -1,0 +1,71 @@
+"""Where a recipient belongs: the rewriting rules of qmail-send. Knows the settings, not which users exist."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from qmaild.control.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """A rewritten recipient. is_local: address names a local part of this host; else domain is where it goes."""
+
+    is_local: bool
+    address: bytes
+    domain: bytes
+
+
+def suffixes(domain: bytes) -> Iterator[bytes]:
+    """Yield .b.c and .c for a.b.c: the order in which suffix entries are looked up."""
+    dot = domain.find(b".")
+    while dot >= 0:
+        yield domain[dot:]
+        dot = domain.find(b".", dot + 1)
+
+
+def matches(domain: bytes, names: frozenset[bytes]) -> bool:
+    """Return whether the domain, or a .suffix of it, is in names (which are lower-case)."""
+    domain = domain.lower()
+    return domain in names or any(suffix in names for suffix in suffixes(domain))
+
+
+def rewrite(address: bytes, settings: Settings) -> Target:
+    """Return where this address goes: envnoathost, percenthack, locals, virtualdomains, else remote (in this order)."""
+    if b"@" not in address:
+        address += b"@" + settings.envnoathost
+    local, _, domain = address.rpartition(b"@")
+    while domain.lower() in settings.percenthack and b"%" in local:
+        user, _, host = local.rpartition(b"%")
+        address = user + b"@" + host
+        local, _, domain = address.rpartition(b"@")
+    lowered = domain.lower()
+    if lowered in settings.locals:
+        return Target(True, address, domain)
+    prefix = _virtual(address.lower(), lowered, settings.virtualdomains)
+    if prefix:
+        return Target(True, prefix + b"-" + address, domain)
+    return Target(False, address, domain)
+
+
+def _virtual(address: bytes, domain: bytes, table: dict[bytes, bytes]) -> bytes:
+    """Return the prefix of the first entry that matches; empty when none does or the entry is an exception."""
+    if not table:
+        return b""
+    for key in (address, domain, *suffixes(domain), b""):
+        found = table.get(key)
+        if found is not None:
+            return found
+    return b""
+
+
+def is_ours(domain: bytes, settings: Settings) -> bool:
+    """Return whether a stranger may send to this domain (rcpthosts, or without it what is delivered here)."""
+    if settings.rcpthosts is not None:
+        return matches(domain, settings.rcpthosts)
+    lowered = domain.lower()
+    if lowered in settings.locals:
+        return True
+    # Differs: a virtualdomains entry of one address, or the catch-all, opens no domain to strangers by itself.
+    return any(bool(settings.virtualdomains.get(key)) for key in (lowered, *suffixes(lowered)))

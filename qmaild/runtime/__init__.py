@@ -1,0 +1,1 @@
+"""Everything that touches the machine: sockets, descriptors, the journal, systemd, accounts, DNS."""

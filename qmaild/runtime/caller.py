@@ -1,0 +1,146 @@
+"""The asking end of a service: one connection made when there is something to ask, closed when there is not.
+
+Only clients close (after 5 s with nothing outstanding), so idle services unwind from the doors inwards and
+no question meets a closing server. A question whose server is lost is answered None: temporary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from qmaild.protocol import frames
+from qmaild.runtime.channel import Channel
+
+IDLE_SECONDS = 5.0  # rule 11: shorter than any server's idle exit
+CONNECT_RETRY_SECONDS = 0.05  # a full backlog (EAGAIN) clears in about this time
+CONNECT_TRIES = 100
+
+Answered = Callable[[Any, int], None]
+
+
+class Caller:
+    """Questions to the service at `path`. Every frame class asked with has `tag` as its first field.
+
+    ask() returns the tag; done(frame, descriptor) is called exactly once, with (None, -1) if the server was
+    lost or cannot be reached. send() adds frames to an open question (Data, End, Abort).
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, role: bytes) -> None:
+        self._loop = loop
+        self._path = path
+        self._hello = frames.Hello(frames.VERSION, role)
+        self._channel: Channel | None = None
+        self._waiting: dict[int, Answered] = {}
+        self._tag = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._backlog: list[tuple[frames.Frame, int]] = []
+        self._tries = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Questions without an answer yet."""
+        return len(self._waiting)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._channel is not None
+
+    @property
+    def queued(self) -> int:
+        """Bytes the server has not taken yet: who streams bodies waits while this is large."""
+        return self._channel.queued if self._channel else 0
+
+    def ask(self, done: Answered, kind: Callable[..., Any], *fields: Any, descriptor: int = -1) -> int:
+        """Send kind(tag, *fields) and call done with its answer. Returns the tag."""
+        self._tag += 1
+        tag = self._tag
+        self._waiting[tag] = done
+        self._put(kind(tag, *fields), descriptor)
+        return tag
+
+    def send(self, frame: frames.Frame) -> None:
+        """Send one more frame of a question that is open; one whose server was lost is dropped."""
+        if frame[0] in self._waiting:
+            self._put(frame, -1)
+
+    def forget(self, tag: int) -> None:
+        """The asker wants no answer any more; a late one is dropped."""
+        self._waiting.pop(tag, None)
+        self._rest_if_idle()
+
+    def close(self) -> None:
+        """Close the connection; open questions are answered None."""
+        if self._channel:
+            self._channel.close()
+        else:
+            self._fail()
+
+    def _put(self, frame: frames.Frame, descriptor: int) -> None:
+        if self._idle:
+            self._idle.cancel()
+            self._idle = None
+        if self._channel:
+            self._channel.send(frame, descriptor)
+            return
+        self._backlog.append((frame, descriptor))
+        if len(self._backlog) == 1:
+            self._tries = 0
+            self._loop.call_soon(self._connect)
+
+    def _connect(self) -> None:
+        if self._channel or not self._backlog:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        code = sock.connect_ex(self._path)
+        if code:
+            sock.close()
+            self._tries += 1
+            if code == errno.EAGAIN and self._tries < CONNECT_TRIES:
+                self._loop.call_later(CONNECT_RETRY_SECONDS, self._connect)
+            else:
+                self._fail()
+            return
+        self._channel = Channel(self._loop, sock, self._answer, self._lost)
+        self._channel.send(self._hello)
+        backlog, self._backlog = self._backlog, []
+        for frame, descriptor in backlog:
+            self._channel.send(frame, descriptor)
+
+    def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        if isinstance(frame, frames.Hello):
+            channel.close()  # a server of another version: everything asked is temporary
+            return
+        done = self._waiting.pop(frame[0], None)
+        if done is None:
+            if descriptor >= 0:
+                os.close(descriptor)
+        else:
+            done(frame, descriptor)
+        self._rest_if_idle()
+
+    def _rest_if_idle(self) -> None:
+        if not self._waiting and self._channel and not self._idle:
+            self._idle = self._loop.call_later(IDLE_SECONDS, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        self._idle = None
+        if not self._waiting and self._channel:
+            self._channel.close()
+
+    def _lost(self, channel: Channel) -> None:
+        self._channel = None
+        self._fail()
+
+    def _fail(self) -> None:
+        backlog, self._backlog = self._backlog, []
+        for _, descriptor in backlog:
+            if descriptor >= 0:
+                os.close(descriptor)
+        waiting, self._waiting = self._waiting, {}
+        for done in waiting.values():
+            done(None, -1)

@@ -1,0 +1,204 @@
+"""Frames over an AF_UNIX stream, descriptors beside them. Knows one connection; not who asks or answers what.
+
+Writes are collected and leave in one system call a loop tick. Descriptors ride by SCM_RIGHTS, one per
+frame, sent and received by this module's own sendmsg and recvmsg (asyncio's streams drop them).
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from qmaild.protocol import frames, netstring
+
+READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
+MAX_DESCRIPTORS = 16  # received in one call; a peer that sends more loses the rest and its connection
+_ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+
+OnFrame = Callable[["Channel", Any, int], None]
+OnClose = Callable[["Channel"], None]
+
+
+class Peer(NamedTuple):
+    """Who made the connection, by SO_PEERCRED."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Return the credentials the kernel noted when this AF_UNIX connection was made."""
+    return Peer(*struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
+
+
+class Channel:
+    """One connection. on_frame(channel, frame, descriptor) gets each frame; descriptor is -1 or now the callee's to close.
+
+    on_close is called once, whoever ended the connection. A frame that cannot be decoded, or a descriptor
+    that was not announced, ends the connection: the peer is out of step.
+    """
+
+    __slots__ = (
+        "_descriptors", "_flushing", "_loop", "_on_close", "_on_frame", "_paused", "_queue", "_reader",
+        "_sock", "_writing", "peer", "queued", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, on_frame: OnFrame, on_close: OnClose,
+        limit: int = frames.MAX_FRAME,
+    ) -> None:  # fmt: skip
+        sock.setblocking(False)
+        self._loop = loop
+        self._sock = sock
+        self._on_frame = on_frame
+        self._on_close = on_close
+        self._reader = netstring.Reader(limit)
+        self._queue: deque[tuple[bytes, int]] = deque()
+        self._descriptors: deque[int] = deque()
+        self._flushing = self._writing = self._paused = False
+        self.queued = 0  # bytes written by us that the peer has not taken: owners bound it
+        self.peer = peer_of(sock)
+        self.state: Any = None  # whatever the owner keeps for this connection
+        loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def is_open(self) -> bool:
+        return self._sock.fileno() >= 0
+
+    def send(self, frame: frames.Frame, descriptor: int = -1) -> None:
+        """Queue one frame; descriptor, if any, is the channel's from here on and is closed once sent."""
+        self.send_encoded(frames.encode(frame), descriptor)
+
+    def send_encoded(self, data: bytes, descriptor: int = -1) -> None:
+        """Queue bytes that frames.encode made."""
+        if not self.is_open:
+            if descriptor >= 0:
+                os.close(descriptor)
+            return
+        self._queue.append((data, descriptor))
+        self.queued += len(data)
+        if not self._flushing and not self._writing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def rewire(self, on_frame: OnFrame) -> None:
+        """From the next frame on, call on_frame: a handshake gives way to the service proper."""
+        self._on_frame = on_frame
+
+    def pause(self) -> None:
+        """Read nothing more until resume(): how an owner with a full window pushes back."""
+        if not self._paused and self.is_open:
+            self._paused = True
+            self._loop.remove_reader(self._sock.fileno())
+
+    def resume(self) -> None:
+        if self._paused and self.is_open:
+            self._paused = False
+            self._loop.add_reader(self._sock.fileno(), self._readable)
+
+    def close(self) -> None:
+        """End the connection now; what was not yet taken is dropped. on_close runs once."""
+        if not self.is_open:
+            return
+        if self._queue and not self._writing:
+            self._flush()
+            if not self.is_open:
+                return
+        number = self._sock.fileno()
+        self._loop.remove_reader(number)
+        if self._writing:
+            self._loop.remove_writer(number)
+        self._sock.close()
+        for _, descriptor in self._queue:
+            if descriptor >= 0:
+                os.close(descriptor)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._queue.clear()
+        self._descriptors.clear()
+        self.queued = 0
+        self._on_close(self)
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(content[: len(content) - len(content) % received.itemsize])
+                self._descriptors.extend(received)
+        if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > MAX_DESCRIPTORS:
+            self.close()
+            return
+        try:
+            for payload in self._reader.feed(data):
+                if not self._deliver(frames.decode(payload)):
+                    return
+        except (frames.FrameError, netstring.NetstringError):
+            self.close()
+
+    def _deliver(self, frame: Any) -> bool:
+        descriptor = -1
+        if getattr(frame, "descriptor", 0):
+            if not self._descriptors:
+                raise frames.FrameError("a frame announced a descriptor that did not come")
+            descriptor = self._descriptors.popleft()
+        self._on_frame(self, frame, descriptor)
+        return self.is_open
+
+    def _flush(self) -> None:
+        self._flushing = False
+        while self._queue and self.is_open:
+            batch, descriptor = self._next_batch()
+            try:
+                if descriptor >= 0:
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+                    sent = self._sock.sendmsg([batch], rights, socket.MSG_NOSIGNAL)
+                    os.close(descriptor)
+                    descriptor = -1
+                else:
+                    sent = self._sock.send(batch, socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                if descriptor >= 0:
+                    os.close(descriptor)
+                self.close()
+                return
+            self.queued -= sent
+            if sent < len(batch):
+                self._queue.appendleft((batch[sent:], descriptor))
+                self._wait_until_writable()
+                return
+        if self._writing and self.is_open:
+            self._writing = False
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _next_batch(self) -> tuple[bytes, int]:
+        """Take the frames that may leave together: all up to one with a descriptor, which leaves alone."""
+        if self._queue[0][1] >= 0 or len(self._queue) == 1:
+            return self._queue.popleft()
+        parts: list[bytes] = []
+        size = 0
+        while self._queue and self._queue[0][1] < 0 and size < 4 * READ_BYTES:
+            data = self._queue.popleft()[0]
+            parts.append(data)
+            size += len(data)
+        return b"".join(parts), -1
+
+    def _wait_until_writable(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._sock.fileno(), self._flush)

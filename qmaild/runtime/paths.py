@@ -1,0 +1,25 @@
+"""Where things are. Knows the packaged places and the variables by which a standalone tree moves them."""
+
+from __future__ import annotations
+
+import os
+
+CONTROL = os.environ.get("QMAILD_CONTROL", "/etc/qmaild/control")
+RUN = os.environ.get("QMAILD_RUN", "/run/qmaild")
+ALIASES = os.environ.get("QMAILD_ALIASES", "/etc/aliases")
+STANDALONE = os.environ.get("QMAILD_STANDALONE", "")  # the directory of `qmaild standalone DIR`; empty under systemd
+
+
+def socket_of(name: str) -> str:
+    """Return the path of the component socket `name` (intake, manage, remote, local, lookup, dial, spawn, program, inject)."""
+    return f"{RUN}/{name}.sock"
+
+
+def control_socket_of(service: str) -> str:
+    """Return the path of the control socket of `service`, which qmailctl talks to."""
+    return f"{RUN}/control/{service}.sock"
+
+
+def queue_directory() -> str:
+    """Return the queue's state directory: systemd's StateDirectory=, or the packaged place."""
+    return os.environ.get("STATE_DIRECTORY", "/var/lib/qmaild/queue")

@@ -1,0 +1,190 @@
+"""The shell every service runs in: handed-in sockets, readiness, watchdog, idle exit, SIGTERM, control commands.
+
+Knows nothing of mail. A service module builds its parts in `build(service)` and returns; the loop runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from systemd import daemon
+
+from qmaild.protocol import frames
+from qmaild.runtime import controls, journal
+from qmaild.runtime.channel import Channel, OnFrame
+
+ACCEPTS_A_TICK = 64  # one wake-up takes what waits, but no flood keeps the loop from its other work
+IDLE_CHECK_SECONDS = 1.0
+STOP_SECONDS = 5.0  # a stop that takes longer keeps connecting peers waiting (nobody accepts meanwhile)
+HANDSHAKE_SECONDS = 10.0  # a local client that never says Hello
+
+Command = Callable[[list[bytes]], tuple[int, bytes]]
+
+
+class Service:
+    """One running service: `name` is the unit's name without `qmaild-`; `settings` the control files as last read."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = name
+        self.loop = loop
+        self.settings = controls.read()
+        self.listeners: dict[str, list[socket.socket]] = {}
+        self.channels: set[Channel] = set()
+        self.connections = 0  # what counts as a connection beside channels: SMTP sessions and the like
+        self.is_stopping = False
+        self.commands: dict[bytes, Command] = {b"reload": self._reload, b"status": self._status}
+        self.is_busy: Callable[[], bool] = lambda: False
+        self.status: Callable[[], str] = lambda: f"{len(self.channels) + self.connections} connections"
+        self.on_reload: Callable[[], None] = lambda: None
+        self.on_stop: Callable[[], None] = lambda: None
+        self._acceptors: list[tuple[socket.socket, Callable[[socket.socket], None]]] = []
+        self._idle_since = time.monotonic()
+        self._stop_by = 0.0
+        for number, socket_name in daemon.listen_fds_with_names().items():
+            listener = socket.socket(fileno=number)
+            listener.setblocking(False)
+            self.listeners.setdefault(socket_name, []).append(listener)
+
+    def accept(self, name: str, made: Callable[[socket.socket], None]) -> None:
+        """Call made(sock) for each connection to the handed-in sockets called `name` (FileDescriptorName=)."""
+        for listener in self.listeners.get(name, []):
+            self._acceptors.append((listener, made))
+            self.loop.add_reader(listener.fileno(), self._accept, listener, made)
+
+    def serve(self, name: str, on_frame: OnFrame, on_close: Callable[[Channel], None] | None = None,
+              on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME) -> None:  # fmt: skip
+        """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is checked here, before anything else."""
+
+        def closed(channel: Channel) -> None:
+            self.channels.discard(channel)
+            if on_close:
+                on_close(channel)
+
+        def greeted(channel: Channel, frame: Any, descriptor: int) -> None:
+            if not isinstance(frame, frames.Hello) or frame.version != frames.VERSION:
+                channel.send(frames.Hello(frames.VERSION, self.name.encode()))
+                channel.close()
+                return
+            channel.rewire(on_frame)
+            if on_open:
+                on_open(channel)
+
+        def made(sock: socket.socket) -> None:
+            channel = Channel(self.loop, sock, greeted, closed, limit)
+            self.channels.add(channel)
+
+        self.accept(name, made)
+
+    def stop_accepting(self) -> None:
+        for listener, _ in self._acceptors:
+            self.loop.remove_reader(listener.fileno())
+
+    def touch(self) -> None:
+        """Work was done: the idle clock starts again."""
+        self._idle_since = time.monotonic()
+
+    def stop(self) -> None:
+        """Begin to stop: accept nothing more, let what is under way end, be gone in STOP_SECONDS unless is_busy()."""
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        self._stop_by = time.monotonic() + STOP_SECONDS
+        daemon.notify("STOPPING=1")
+        self.stop_accepting()
+        self.on_stop()
+        self._until_stopped()
+
+    def _until_stopped(self) -> None:
+        busy = self.is_busy() or self.connections > 0
+        if not busy or time.monotonic() >= self._stop_by:
+            self.loop.stop()
+        else:
+            self.loop.call_later(0.05, self._until_stopped)
+
+    def _accept(self, listener: socket.socket, made: Callable[[socket.socket], None]) -> int:
+        taken = 0
+        for _ in range(ACCEPTS_A_TICK):
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                journal.note(journal.WARNING, f"cannot accept a connection: {error.strerror}")
+                break
+            taken += 1
+            made(sock)
+        if taken:
+            self.touch()
+        return taken
+
+    def _tick(self) -> None:
+        """Feed the watchdog, show the status, leave when idle. Run by the loop itself, so a stuck loop is noticed."""
+        daemon.notify(f"WATCHDOG=1\nSTATUS={self.status()}")
+        limit = self.settings.idleexit
+        if self.connections or self.channels or self.is_busy():
+            self.touch()
+        elif limit and time.monotonic() - self._idle_since >= limit and not self.is_stopping:
+            # A connection may be waiting at this moment: take it rather than leave it to a fresh start.
+            if not any([self._accept(listener, made) for listener, made in self._acceptors]):
+                self.stop()
+                return
+        self.loop.call_later(IDLE_CHECK_SECONDS, self._tick)
+
+    def _reload(self, words: list[bytes]) -> tuple[int, bytes]:
+        try:
+            settings = controls.read()
+        except controls.ControlError as error:
+            return 1, str(error).encode()
+        self.settings = settings
+        self.on_reload()
+        return 0, b""
+
+    def _status(self, words: list[bytes]) -> tuple[int, bytes]:
+        return 0, self.status().encode()
+
+    def _control(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        if not isinstance(frame, frames.Command):
+            channel.close()
+            return
+        command = self.commands.get(frame.words[0] if frame.words else b"")
+        if command is None:
+            channel.send(frames.Answer(frame.tag, 100, b"this service has no such command"))
+            return
+        code, text = command(frame.words[1:])
+        channel.send(frames.Answer(frame.tag, code, text))
+
+    def run(self) -> None:
+        """Announce readiness and run until stopped or idle."""
+        self.serve("control", self._control)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self.stop)
+        gc.collect()
+        gc.freeze()  # what start-up made stays: no collection walks it again
+        daemon.notify("READY=1")
+        self._tick()
+        self.loop.run_forever()
+
+
+def run(name: str, build: Callable[[Service], None]) -> None:
+    """Run one service. It exits 0 when idle or told to stop, 111 when it cannot serve (systemd tries again)."""
+    os.umask(0o077)
+    journal.open_as(f"qmaild-{name}")
+    loop = asyncio.SelectorEventLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        service = Service(name, loop)
+        build(service)
+    except (OSError, ValueError) as error:
+        # Rule 13: stay in the slow restart with a clear status, never a crash without a word.
+        daemon.notify(f"STATUS=cannot serve: {error}")
+        journal.note(journal.ERROR, f"cannot serve: {error}")
+        sys.exit(111)
+    service.run()

@@ -1,0 +1,1 @@
+"""Send's brain: events in, commands out, the time as an argument. Pure."""
