@@ -90,6 +90,23 @@ class Refused(NamedTuple):
     text: bytes
 
 
+class List(NamedTuple):
+    """From inject's uid only: what of this origin is queued? Empty: of any. At most `limit` messages above number `after` are looked at."""
+
+    tag: int
+    origin: bytes
+    after: int
+    limit: int
+
+
+class Listed(NamedTuple):
+    """text: the lines that qmailctl's `queue list` prints, of those that matched. last: ask on after this number; 0: there are no more."""
+
+    tag: int
+    last: int
+    text: bytes
+
+
 # Manage: queue to send.
 class Job(NamedTuple):
     """One message with all its recipients that are due. With descriptor 1 content is the prefix and the descriptor the body."""
@@ -276,7 +293,10 @@ class NeedsProgram(NamedTuple):
 
 # Inject: the C client to inject.
 class Invoke(NamedTuple):
-    """Run as this program with these arguments and variables; standard input follows as Data frames and EndOfInput."""
+    """Run as this program with these arguments and variables; its input follows as Data frames and EndOfInput of the same tag.
+
+    qmail-queue has two inputs: tag is the message's, tag + 1 the envelope's. QMAILMFTFILE carries the file's content.
+    """
 
     tag: int
     program: bytes
@@ -319,6 +339,7 @@ Frame = tuple[Any, ...]
 
 LETTERS: dict[bytes, type[Frame]] = {
     b"v": Hello, b"M": Message, b"O": Open, b"+": Data, b"E": End, b"A": Abort, b"K": Accepted, b"Z": Refused,
+    b"l": List, b"L": Listed,
     b"J": Job, b"F": Finish, b"d": Done, b"f": Failed, b"z": Deferred, b"e": Ended, b"b": Bounce, b"B": Bounced,
     b"o": Order, b"R": Report, b"w": Who, b"i": Is, b"c": Connect, b"C": Connected, b"N": NotConnected,
     b"D": Deliver, b"X": Delivered, b"P": NeedsProgram, b"I": Invoke, b".": EndOfInput, b">": Output, b"x": Exit,
