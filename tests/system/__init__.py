@@ -1,0 +1,1 @@
+"""System tests: real machines with their own systemd, network and disk."""

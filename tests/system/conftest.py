@@ -1,0 +1,30 @@
+"""Says why machines cannot be booted, loudly; in CI that is a failure."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .machines import prepare, unavailable
+
+REASON = unavailable()
+
+
+def pytest_sessionstart() -> None:
+    if REASON is None:
+        prepare()
+
+
+@pytest.fixture(autouse=True)
+def _machines_can_boot() -> None:
+    if REASON is None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"no test machines: {REASON}", pytrace=False)
+    pytest.skip(f"no test machines: {REASON}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if REASON is not None:
+        terminalreporter.write_line(f"SYSTEM TESTS DID NOT RUN: {REASON}", red=True)
