@@ -68,4 +68,7 @@ def is_ours(domain: bytes, settings: Settings) -> bool:
     if lowered in settings.locals:
         return True
     # Differs: a virtualdomains entry of one address, or the catch-all, opens no domain to strangers by itself.
-    return any(bool(settings.virtualdomains.get(key)) for key in (lowered, *suffixes(lowered)))
+    for key in (lowered, *suffixes(lowered)):
+        if key in settings.virtualdomains:
+            return bool(settings.virtualdomains[key])
+    return False

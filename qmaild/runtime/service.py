@@ -41,10 +41,12 @@ class Service:
         self.connections = 0  # what counts as a connection beside channels: SMTP sessions and the like
         self.is_stopping = False
         self.commands: dict[bytes, Command] = {b"reload": self._reload, b"status": self._status}
-        self.is_busy: Callable[[], bool] = lambda: False
+        self.is_busy: Callable[[], bool] = lambda: False  # work without a connection: no idle exit now
+        self.is_unfinished: Callable[[], bool] = lambda: self.is_busy()  # work that a stop waits for
         self.status: Callable[[], str] = lambda: f"{len(self.channels) + self.connections} connections"
         self.on_reload: Callable[[], None] = lambda: None
         self.on_stop: Callable[[], None] = lambda: None
+        self.on_exit: Callable[[], None] = lambda: None
         self._acceptors: list[tuple[socket.socket, Callable[[socket.socket], None]]] = []
         self._idle_since = time.monotonic()
         self._stop_by = 0.0
@@ -92,7 +94,7 @@ class Service:
         self._idle_since = time.monotonic()
 
     def stop(self) -> None:
-        """Begin to stop: accept nothing more, let what is under way end, be gone in STOP_SECONDS unless is_busy()."""
+        """Begin to stop: accept nothing more, let what is under way end, be gone in STOP_SECONDS at most."""
         if self.is_stopping:
             return
         self.is_stopping = True
@@ -103,7 +105,7 @@ class Service:
         self._until_stopped()
 
     def _until_stopped(self) -> None:
-        busy = self.is_busy() or self.connections > 0
+        busy = self.is_unfinished() or self.connections > 0
         if not busy or time.monotonic() >= self._stop_by:
             self.loop.stop()
         else:
@@ -171,6 +173,9 @@ class Service:
         daemon.notify("READY=1")
         self._tick()
         self.loop.run_forever()
+        for channel in list(self.channels):
+            channel.close()
+        self.on_exit()
 
 
 def run(name: str, build: Callable[[Service], None]) -> None:

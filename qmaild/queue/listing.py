@@ -1,0 +1,56 @@
+"""The queue in words: one message's states as lines for people or as JSON. Knows summaries, not the store."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from qmaild.message.dates import field_date
+from qmaild.queue.store import Summary
+
+
+def shown(value: bytes) -> str:
+    """Return bytes from outside as text that cannot steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in value.decode("utf-8", "replace"))
+
+
+def as_json(summary: Summary) -> str:
+    """One message as one line of JSON."""
+    return json.dumps(_plain(summary))
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    return {
+        "number": summary.number, "birth": summary.birth / 1e6, "bytes": summary.size, "origin": shown(summary.origin),
+        "sender": shown(summary.sender),
+        "recipients": [
+            {"index": part.index, "address": shown(part.address), "state": part.state, "lane": shown(part.lane),
+             "due": part.due / 1e6 if part.due > 0 else None, "note": shown(part.note)}
+            for part in summary.recipients
+        ],
+    }  # fmt: skip
+
+
+def line(summary: Summary) -> str:
+    """One message as one line: number, when, size, reverse-path, who is left."""
+    left = [shown(part.address) for part in summary.recipients if part.state not in ("done", "failed")]
+    some = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    return f"{summary.number}  {_when(summary.birth)}  {summary.size}  <{shown(summary.sender)}>  {some or 'nobody left'}"
+
+
+def lines(summary: Summary) -> list[str]:
+    """One message with every recipient's state."""
+    found = [
+        f"message {summary.number}, {summary.size} bytes, accepted {_when(summary.birth)} ({shown(summary.origin)})",
+        f"reverse-path <{shown(summary.sender)}>",
+    ]
+    for part in summary.recipients:
+        where = f" in {shown(part.lane)}" if part.lane else ""
+        due = f", next attempt {_when(part.due)}" if part.state == "waiting" and part.due > 0 else ""
+        note = f": {shown(part.note)}" if part.note else ""
+        found.append(f"  {part.state:8} {shown(part.address)}{where}{due}{note}")
+    return found
+
+
+def _when(microseconds: int) -> str:
+    return field_date(max(0, microseconds) // 1_000_000).decode()

@@ -1,0 +1,217 @@
+"""Manage: what is due goes to send, what came of it comes back. Knows the window; not where a recipient goes.
+
+The queue connects when something is due and closes when nothing has been outstanding for a while, so that
+send may leave. A lost connection makes everything that was out due again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from qmaild.protocol import frames
+from qmaild.queue.commits import Commits
+from qmaild.queue.store import Job, Store, StoreError
+from qmaild.runtime import system
+from qmaild.runtime.channel import Channel
+
+LINGER_SECONDS = 0.005  # new mail waits this long behind its 250, so that a burst travels as one batch
+WINDOW_MESSAGES = 10_000  # out at send at a time
+WINDOW_BYTES = 64 << 20  # their contents
+BATCH = 200  # jobs in one look: the loop stays responsive
+UNREACHABLE_SECONDS = 1.0  # between tries to reach send
+LONGEST_SLEEP_SECONDS = 60.0  # a clock that jumps is noticed within this
+IDLE_SECONDS = 5.0  # rule 11
+NO_ROOM_SECONDS = 60.0  # a bounce that found the disk full is made again after this
+
+
+class Manager:
+    """The queue's end of manage. wake() whenever something may have become due."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store, commits: Commits, now: Callable[[], int], path: str) -> None:
+        self._loop = loop
+        self._store = store
+        self._commits = commits
+        self._now = now
+        self._path = path
+        self._channel: Channel | None = None
+        self._out: dict[int, tuple[int, int]] = {}  # number: (recipients not answered yet, bytes of its content)
+        self._out_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._idle: asyncio.TimerHandle | None = None
+        self.is_stopping = False
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            frames.Done: self._done, frames.Failed: self._failed, frames.Deferred: self._deferred,
+            frames.Ended: self._ended, frames.Bounce: self._bounce,
+        }  # fmt: skip
+
+    @property
+    def outstanding(self) -> int:
+        """Messages that send has and has not settled."""
+        return len(self._out)
+
+    def wake(self) -> None:
+        """New messages are durable, or something was made due: look again after the linger."""
+        self._look_in(LINGER_SECONDS)
+
+    def close(self) -> None:
+        """Let go of send: what it has not settled is due again."""
+        self.is_stopping = True
+        if self._channel:
+            self._channel.close()
+
+    def _look_in(self, seconds: float) -> None:
+        at = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        due = self._store.next_due()
+        if due is None or self.is_stopping:
+            return
+        wait = (due - self._now()) / 1e6
+        if wait > 0:
+            self._look_in(min(wait, LONGEST_SLEEP_SECONDS))
+            return
+        if self._channel is None and not self._connect():
+            self._look_in(UNREACHABLE_SECONDS)
+            return
+        self._hand_out()
+
+    def _connect(self) -> bool:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        code = sock.connect_ex(self._path)
+        if code not in (0, errno.EINPROGRESS):
+            sock.close()
+            return False
+        self._channel = Channel(self._loop, sock, self._answer, self._lost)
+        self._channel.send(frames.Hello(frames.VERSION, b"queue"))
+        return True
+
+    def _hand_out(self) -> None:
+        room = min(BATCH, WINDOW_MESSAGES - len(self._out))
+        if room <= 0 or self._out_bytes >= WINDOW_BYTES:
+            return  # an answer wakes us
+        for job in self._store.due(self._now(), room):
+            self._hand(job)
+        if self._idle:
+            self._idle.cancel()
+            self._idle = None
+        self._look_in(0.0)
+
+    def _hand(self, job: Job) -> None:
+        content, descriptor = self._content(job)
+        held = len(content)
+        left, before = self._out.get(job.number, (0, 0))  # another lane of it may still be out
+        self._out[job.number] = (left + len(job.recipients), before + held)
+        self._out_bytes += held
+        rides = int(descriptor >= 0)
+        assert self._channel is not None
+        addresses = [address for _, address in job.recipients]
+        if job.kind == "attempt":
+            indexes = [index for index, _ in job.recipients]
+            self._channel.send(frames.Job(job.number, job.birth, job.flags, job.origin, job.sender, indexes, addresses,
+                                          job.size, content, rides), descriptor)  # fmt: skip
+        else:
+            notes = [note for _, _, note in job.notes]
+            failed = [address for _, address, _ in job.notes]
+            self._channel.send(frames.Finish(job.number, job.birth, job.flags, job.origin, job.sender, failed, notes,
+                                             job.size, content, rides), descriptor)  # fmt: skip
+
+    def _content(self, job: Job) -> tuple[bytes, int]:
+        """Return what rides inside the frame and the descriptor beside it: never one of a segment."""
+        if job.content is None:
+            return self._store.open_large(job.number)
+        if len(job.content) > frames.INLINE_BYTES:
+            return b"", system.sealed_memfd(job.content)
+        return job.content, -1
+
+    # --- what came of it
+
+    def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        handler = self._handlers.get(type(frame))
+        if handler is None or frame.number not in self._out:
+            if isinstance(frame, frames.Hello) or handler is None:
+                channel.close()
+            return  # about a message that an administrator has deleted meanwhile
+        try:
+            handler(frame)
+        except StoreError:
+            # Deleted meanwhile, or an index that never was: nothing was recorded, nothing is lost.
+            self._settle(frame.number, WINDOW_MESSAGES)
+        self._commits.kick()
+
+    def _settle(self, number: int, recipients: int) -> None:
+        left, held = self._out.get(number, (0, 0))
+        if left > recipients:
+            self._out[number] = (left - recipients, held)
+            return
+        if self._out.pop(number, None):
+            self._out_bytes -= held
+            self._look_in(LINGER_SECONDS)
+        if not self._out and self._channel and not self._idle:
+            self._idle = self._loop.call_later(IDLE_SECONDS, self._close_if_idle)
+
+    def _done(self, frame: frames.Done) -> None:
+        self._store.done(frame.number, frame.indexes)
+        self._settle(frame.number, len(frame.indexes))
+
+    def _failed(self, frame: frames.Failed) -> None:
+        self._store.fail(frame.number, frame.index, frame.note)
+        self._settle(frame.number, 1)
+
+    def _deferred(self, frame: frames.Deferred) -> None:
+        self._store.defer(frame.number, frame.lane, frame.due, frame.indexes)
+        self._settle(frame.number, len(frame.indexes))
+
+    def _ended(self, frame: frames.Ended) -> None:
+        self._store.end(frame.number)
+        self._settle(frame.number, WINDOW_MESSAGES)
+
+    def _bounce(self, frame: frames.Bounce) -> None:
+        try:
+            number = self._store.add(birth=self._now(), flags=0, origin=b"bounce", sender=frame.sender,
+                                     recipients=frame.recipients, content=frame.content, ends=frame.number)  # fmt: skip
+        except StoreError:
+            # No room for the bounce: the message stays as it is and is finished later.
+            self._loop.call_later(NO_ROOM_SECONDS, self._give_back, frame.number)
+            self._settle(frame.number, WINDOW_MESSAGES)
+            return
+        self._commits.wait(lambda is_durable: self._bounced(frame.number, number, is_durable))
+
+    def _bounced(self, number: int, bounce: int, is_durable: bool) -> None:
+        if is_durable and self._channel:
+            self._channel.send(frames.Bounced(number, bounce))
+        if not is_durable:
+            self._give_back(number)
+        self._settle(number, WINDOW_MESSAGES)
+
+    def _give_back(self, number: int) -> None:
+        try:
+            self._store.give_back(number)
+        except StoreError:
+            return  # ended meanwhile
+        self.wake()
+
+    def _lost(self, channel: Channel) -> None:
+        self._channel = None
+        out, self._out = self._out, {}
+        self._out_bytes = 0
+        for number in out:
+            self._give_back(number)
+        if not self.is_stopping:
+            self._look_in(UNREACHABLE_SECONDS if out else LONGEST_SLEEP_SECONDS)
+
+    def _close_if_idle(self) -> None:
+        self._idle = None
+        if not self._out and self._channel:
+            self._channel.close()

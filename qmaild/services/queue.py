@@ -1,0 +1,144 @@
+"""qmaild-queue: the durable store, its intake, its manager, and the administrator's view of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from qmaild.control import events
+from qmaild.queue import listing
+from qmaild.queue.commits import Commits
+from qmaild.queue.intake import Intake
+from qmaild.queue.manager import Manager
+from qmaild.queue.store import Store, StoreError
+from qmaild.runtime import journal, paths, system
+from qmaild.runtime.service import Service, run
+
+TROUBLE_SECONDS = 30.0  # one record of storage trouble in this time; clients hear of each refusal
+LIST_LIMIT = 1000  # messages in one answer; qmailctl asks again
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def forwarder() -> int:
+    """Return the uid of the one client that may name the delivery a forward finishes: local's."""
+    if paths.STANDALONE:
+        return os.geteuid()
+    account = system.account_by_name(b"qmaild-local")
+    if not isinstance(account, system.Found):
+        raise ValueError("the account qmaild-local cannot be found")
+    return account.account.uid
+
+
+class Queue:
+    """The parts of the service, wired."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = store = Store.open(paths.queue_directory())
+        self._commits = commits = Commits(service.loop, store)
+        self._manager = Manager(service.loop, store, commits, now, paths.socket_of("manage"))
+        self._intake = Intake(store, commits, now, forwarder(), lambda: service.settings.databytes, self._trouble)
+        self._quiet_until = 0.0
+        commits.on_durable = self._manager.wake
+        commits.on_failure = lambda: self._trouble("a write to the queue failed")
+        service.serve("intake", self._intake.frame, self._intake.closed, self._intake.opened)
+        service.commands |= {b"list": self._list, b"show": self._show, b"retry": self._retry, b"delete": self._delete}
+        service.status = self._status
+        service.is_busy = lambda: bool(store.counts().messages or commits.is_waiting)
+        service.is_unfinished = lambda: commits.is_waiting
+        service.on_stop = self._manager.close
+        service.on_exit = store.close
+        self._report_damage()
+        self._manager.wake()
+
+    def _report_damage(self) -> None:
+        counts = self._store.counts()
+        if counts.damaged:
+            journal.record(events.DAMAGED, text=f"{counts.damaged} skipped on opening")
+
+    def _trouble(self, text: str) -> None:
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + TROUBLE_SECONDS
+            journal.record(events.STORAGE, text=text)
+
+    def _status(self) -> str:
+        counts = self._store.counts()
+        return (f"{counts.messages} messages: {counts.new} new, {counts.waiting} waiting and {counts.out} out recipients; "
+                f"{counts.bytes_living} bytes living on {counts.bytes_disk} of disk")  # fmt: skip
+
+    # --- the administrator's commands: words in, (exit code, text) out
+
+    def _list(self, words: list[bytes]) -> tuple[int, bytes]:
+        try:
+            after, limit = int(words[0]), min(LIST_LIMIT, int(words[1]))
+        except (IndexError, ValueError):
+            return 100, b"list AFTER LIMIT [json]"
+        form = listing.as_json if words[2:] == [b"json"] else listing.line
+        return 0, "".join(form(each) + "\n" for each in self._store.messages(after, limit)).encode()
+
+    def _find(self, words: list[bytes]) -> Any:
+        number = int(words[0])
+        found = self._store.messages(number - 1, 1)
+        if not found or found[0].number != number:
+            raise LookupError(number)
+        return found[0]
+
+    def _show(self, words: list[bytes]) -> tuple[int, bytes]:
+        try:
+            summary = self._find(words)
+        except (IndexError, ValueError):
+            return 100, b"show NUMBER [json]"
+        except LookupError as error:
+            return 1, b"no message %b is in the queue" % str(error).encode()
+        if words[1:] == [b"json"]:
+            return 0, listing.as_json(summary).encode()
+        return 0, "\n".join(listing.lines(summary)).encode()
+
+    def _retry(self, words: list[bytes]) -> tuple[int, bytes]:
+        if words == [b"all"]:
+            self._store.retry_all()
+            self._manager.wake()
+            return 0, b"all waiting messages are due now"
+        try:
+            self._store.retry(self._find(words).number)
+        except (IndexError, ValueError):
+            return 100, b"retry NUMBER|all"
+        except (LookupError, StoreError) as error:
+            return 1, str(error).encode()
+        self._manager.wake()
+        return 0, b"message %b is due now" % words[0]
+
+    def _delete(self, words: list[bytes]) -> tuple[int, bytes]:
+        numbers: list[int] = []
+        try:
+            chosen = self._everything() if words == [b"all"] else [self._find(words)]
+        except (IndexError, ValueError):
+            return 100, b"delete NUMBER|all"
+        except LookupError as error:
+            return 1, b"no message %b is in the queue" % str(error).encode()
+        for summary in chosen:
+            self._store.end(summary.number)
+            numbers.append(summary.number)
+            journal.record(events.ENDED, message=summary.number, sender=summary.sender)
+        self._commits.kick()
+        return 0, b"%d deleted" % len(numbers)
+
+    def _everything(self) -> list[Any]:
+        found: list[Any] = []
+        while more := self._store.messages(found[-1].number if found else 0, LIST_LIMIT):
+            found += more
+        return found
+
+
+def build(service: Service) -> None:
+    """Open the store and serve it."""
+    Queue(service)
+
+
+if __name__ == "__main__":
+    run("queue", build)

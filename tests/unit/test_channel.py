@@ -1,0 +1,138 @@
+"""Channels over real socket pairs: frames, descriptors, back-pressure, and peers that misbehave."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from qmaild.protocol import frames
+from qmaild.runtime.channel import Channel
+
+
+class End:
+    """One end of a channel that notes what it gets."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        self.got: list[tuple[Any, int]] = []
+        self.closed = 0
+        self.channel = Channel(loop, sock, self._frame, self._closed)
+
+    def _frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        self.got.append((frame, descriptor))
+
+    def _closed(self, channel: Channel) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.SelectorEventLoop()
+    yield loop
+    loop.close()
+
+
+def until(loop: asyncio.AbstractEventLoop, condition: Callable[[], bool]) -> None:
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(asyncio.wait_for(wait(), 10))
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def test_frames_arrive_in_order(loop: asyncio.AbstractEventLoop) -> None:
+    one, other = (End(loop, sock) for sock in pair())
+    for number in range(1000):
+        one.channel.send(frames.Accepted(number, number))
+    until(loop, lambda: len(other.got) == 1000)
+    assert [frame.tag for frame, _ in other.got] == list(range(1000))
+
+
+def test_each_descriptor_arrives_with_the_frame_that_announced_it(loop: asyncio.AbstractEventLoop) -> None:
+    one, other = (End(loop, sock) for sock in pair())
+    for number in range(20):
+        descriptor = os.memfd_create("test")
+        os.write(descriptor, b"%d" % number)
+        one.channel.send(frames.Accepted(number, 0))
+        one.channel.send(frames.Connected(number, b"smtp", b"", b"", 25, 0, 1), descriptor)
+    until(loop, lambda: len(other.got) == 40)
+    carried = [(frame, descriptor) for frame, descriptor in other.got if isinstance(frame, frames.Connected)]
+    for frame, descriptor in carried:
+        assert os.pread(descriptor, 10, 0) == b"%d" % frame.tag
+        assert not os.get_inheritable(descriptor)
+        os.close(descriptor)
+    assert all(descriptor == -1 for frame, descriptor in other.got if isinstance(frame, frames.Accepted))
+
+
+def test_more_than_the_socket_holds_arrives_whole(loop: asyncio.AbstractEventLoop) -> None:
+    one, other = (End(loop, sock) for sock in pair())
+    content = os.urandom(60000)
+    for number in range(50):
+        one.channel.send(frames.Data(number, content))
+    until(loop, lambda: len(other.got) == 50)
+    assert all(frame.content == content for frame, _ in other.got)
+    assert one.channel.queued == 0
+
+
+def test_a_paused_channel_reads_nothing_until_it_is_resumed(loop: asyncio.AbstractEventLoop) -> None:
+    one, other = (End(loop, sock) for sock in pair())
+    other.channel.pause()
+    one.channel.send(frames.Open(1))
+    until(loop, lambda: one.channel.queued == 0)
+    assert other.got == []
+    other.channel.resume()
+    until(loop, lambda: len(other.got) == 1)
+
+
+def test_closing_flushes_what_the_peer_can_take_and_tells_both_ends_once(loop: asyncio.AbstractEventLoop) -> None:
+    one, other = (End(loop, sock) for sock in pair())
+    one.channel.send(frames.Open(1))
+    one.channel.close()
+    one.channel.close()
+    until(loop, lambda: other.closed == 1)
+    assert one.closed == 1
+    assert [frame for frame, _ in other.got] == [frames.Open(1)]
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.0\r\n", b"4:Knot,", b"3:v1:,", b"99999999:", b"0:,"])
+def test_garbage_ends_the_connection(loop: asyncio.AbstractEventLoop, garbage: bytes) -> None:
+    ours, theirs = pair()
+    end = End(loop, ours)
+    theirs.send(garbage)
+    until(loop, lambda: end.closed == 1)
+    assert end.got == []
+
+
+def test_an_announced_descriptor_that_does_not_come_ends_the_connection(loop: asyncio.AbstractEventLoop) -> None:
+    ours, theirs = pair()
+    end = End(loop, ours)
+    theirs.send(frames.encode(frames.Connected(1, b"smtp", b"", b"", 25, 0, 1)))
+    until(loop, lambda: end.closed == 1)
+
+
+def test_a_peer_that_sends_many_descriptors_unasked_is_cut_off_and_none_stays_open(loop: asyncio.AbstractEventLoop) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    ours, theirs = pair()
+    end = End(loop, ours)
+    extra = [os.memfd_create("test") for _ in range(20)]
+    theirs.sendmsg([frames.encode(frames.Open(1))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", extra))])
+    for descriptor in extra:
+        os.close(descriptor)
+    until(loop, lambda: end.closed == 1)
+    theirs.close()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_peer_is_known_by_its_credentials(loop: asyncio.AbstractEventLoop) -> None:
+    ours, theirs = pair()
+    end = End(loop, ours)
+    assert end.channel.peer == (os.getpid(), os.geteuid(), os.getegid())
+    theirs.close()

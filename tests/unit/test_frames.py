@@ -1,0 +1,45 @@
+"""Frames: every one survives the way there and back, and bytes that are none are refused."""
+
+from __future__ import annotations
+
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qmaild.protocol import frames, netstring
+
+VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.integers(-(10**18), 10**18),
+    bytes: st.binary(max_size=40),
+    list[int]: st.lists(st.integers(0, 10**9), max_size=5),
+    list[bytes]: st.lists(st.binary(max_size=20), max_size=5),
+}
+
+
+@pytest.mark.parametrize("letter", frames.LETTERS)
+@given(content=st.data())
+def test_every_frame_comes_back_as_it_was_sent(letter: bytes, content: st.DataObject) -> None:
+    kind = frames.LETTERS[letter]
+    frame = kind(*[content.draw(VALUES[hint]) for hint in get_type_hints(kind).values()])  # type: ignore[call-arg]
+    (payload,) = netstring.split(frames.encode(frame))
+    assert frames.decode(payload) == frame
+
+
+def test_letters_are_one_byte_each_and_no_class_is_listed_twice() -> None:
+    assert all(len(letter) == 1 for letter in frames.LETTERS)
+    assert len(set(frames.LETTERS.values())) == len(frames.LETTERS)
+
+
+@given(st.binary(max_size=100))
+def test_hostile_bytes_are_refused_with_one_error(payload: bytes) -> None:
+    try:
+        frames.decode(payload)
+    except frames.FrameError:
+        pass
+
+
+@pytest.mark.parametrize("payload", [b"", b"?", b"K", b"K1:1,", b"K1:x,1:2,", b"K1:1,1:2,1:3,", b"K1:1,21:111111111111111111111,"])
+def test_a_frame_with_wrong_fields_is_refused(payload: bytes) -> None:
+    with pytest.raises(frames.FrameError):
+        frames.decode(payload)
