@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 from qmaild.control import events
+from qmaild.protocol import frames
 from qmaild.queue import listing
 from qmaild.queue.commits import Commits
 from qmaild.queue.intake import Intake
 from qmaild.queue.manager import Manager
 from qmaild.queue.store import Store, StoreError
 from qmaild.runtime import journal, paths, system
+from qmaild.runtime.channel import Channel
 from qmaild.runtime.service import Service, run
 
 TROUBLE_SECONDS = 30.0  # one record of storage trouble in this time; clients hear of each refusal
@@ -24,14 +26,14 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-def forwarder() -> int:
-    """Return the uid of the one client that may name the delivery a forward finishes: local's."""
+def uid_of(service: str) -> int:
+    """Return the uid that a service's connections come from."""
     if paths.STANDALONE:
         return os.geteuid()
-    account = system.account_by_name(b"qmaild-local")
-    if not isinstance(account, system.Found):
-        raise ValueError("the account qmaild-local cannot be found")
-    return account.account.uid
+    answer = system.account_by_name(b"qmaild-" + service.encode())
+    if not isinstance(answer, system.Found):
+        raise ValueError(f"the account qmaild-{service} cannot be found")
+    return answer.account.uid
 
 
 class Queue:
@@ -42,11 +44,13 @@ class Queue:
         self._store = store = Store.open(paths.queue_directory())
         self._commits = commits = Commits(service.loop, store)
         self._manager = Manager(service.loop, store, commits, now, paths.socket_of("manage"))
-        self._intake = Intake(store, commits, now, forwarder(), lambda: service.settings.databytes, self._trouble)
+        # Only local may say which delivery a forward finishes; only inject may ask what a user has queued.
+        self._inject_uid = uid_of("inject")
+        self._intake = Intake(store, commits, now, uid_of("local"), lambda: service.settings.databytes, self._trouble)
         self._quiet_until = 0.0
         commits.on_durable = self._manager.wake
         commits.on_failure = lambda: self._trouble("a write to the queue failed")
-        service.serve("intake", self._intake.frame, self._intake.closed, self._intake.opened)
+        service.serve("intake", self._intake_frame, self._intake.closed, self._intake.opened)
         service.commands |= {b"list": self._list, b"show": self._show, b"retry": self._retry, b"delete": self._delete}
         service.status = self._status
         service.is_busy = lambda: bool(store.counts().messages or commits.is_waiting)
@@ -70,6 +74,16 @@ class Queue:
         counts = self._store.counts()
         return (f"{counts.messages} messages: {counts.new} new, {counts.waiting} waiting and {counts.out} out recipients; "
                 f"{counts.bytes_living} bytes living on {counts.bytes_disk} of disk")  # fmt: skip
+
+    def _intake_frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        if not isinstance(frame, frames.List):
+            self._intake.frame(channel, frame, descriptor)
+        elif channel.peer.uid != self._inject_uid:
+            channel.close()
+        else:
+            found = self._store.messages(frame.after, min(frame.limit, LIST_LIMIT))
+            text = "".join(listing.line(each) + "\n" for each in found if frame.origin in (b"", each.origin))
+            channel.send(frames.Listed(frame.tag, found[-1].number if found else 0, text.encode()))
 
     # --- the administrator's commands: words in, (exit code, text) out
 
