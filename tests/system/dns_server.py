@@ -88,9 +88,9 @@ class Zones:
             alias = entry.get("CNAME") if kind != "CNAME" else None
             values = alias or entry.get(kind, [])
             if values:
-                reply.answer.append(
-                    dns.rrset.from_text(name + ".", entry.get("ttl", 60), "IN", "CNAME" if alias else kind, *values)
-                )
+                kind = "CNAME" if alias else kind
+                ttl = entry.get("ttl", 60)
+                reply.answer.append(dns.rrset.from_text(name + ".", ttl, "IN", kind, *values))
             if not alias:
                 break
             name = alias[0].rstrip(".").lower()

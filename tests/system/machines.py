@@ -40,7 +40,9 @@ ENVIRONMENT = {
     "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb", "DEBIAN_FRONTEND": "noninteractive",
 }  # fmt: skip
 # Become a user as a login would, but for PAM: every group, and an environment of its own.
-AS_USER = 'exec setpriv --pdeathsig KILL --reuid="$0" --regid="$(id -g "$0")" --init-groups --reset-env -- "$@"'
+AS_USER = (
+    'exec setpriv --pdeathsig KILL --reuid="$0" --regid="$(id -g "$0")" --init-groups --reset-env -- "$@"'
+)
 
 TOOLS = {
     "systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap", "ip": "iproute2", "git": "git",
@@ -114,7 +116,8 @@ class Machine:
         with self._readiness() as (path, ready):
             with self._console.open("ab") as console:
                 self._nspawn = subprocess.Popen(
-                    [*self._nspawn_argv(), "--console=pipe", "--notify-ready=yes", "--link-journal=no", "--boot"],
+                    [*self._nspawn_argv(), "--console=pipe", "--notify-ready=yes", "--link-journal=no",
+                     "--boot"],
                     stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                     env={**os.environ, "NOTIFY_SOCKET": path},
                 )  # fmt: skip
@@ -134,7 +137,7 @@ class Machine:
         gone = os.pidfd_open(self._nspawn.pid)
         try:
             while (left := deadline - time.monotonic()) > 0:
-                readable, _, _ = select.select([ready, gone], [], [], left)
+                readable, _, _ = select.select([ready.fileno(), gone], [], [], left)
                 if gone in readable:
                     break
                 for line in ready.recv(4096).decode(errors="replace").splitlines() if readable else ():
@@ -154,7 +157,7 @@ class Machine:
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--settings=no", "--resolv-conf=off",
             "--timezone=off", f"--directory={self.root.path}", f"--machine={self.name}",
             f"--network-namespace-path={self.place.namespace.path}",
-            # A machine owns its network. Without this, systemd 257 starts PrivateNetwork=yes units with the network.
+            # A machine owns its network. Without this, systemd 257 ignores PrivateNetwork=yes of its units.
             "--capability=CAP_NET_ADMIN",
         ]  # fmt: skip
 
@@ -200,7 +203,9 @@ class Machine:
 
     # Commands and files
 
-    def argv(self, argv: Sequence[str] | str, user: str | None = None, env: dict[str, str] | None = None) -> list[str]:
+    def argv(
+        self, argv: Sequence[str] | str, user: str | None = None, env: dict[str, str] | None = None
+    ) -> list[str]:
         """The host's command that runs `argv` inside (a string goes to sh), as root or as `user`."""
         words = ["/bin/sh", "-c", argv] if isinstance(argv, str) else list(argv)
         given = [f"{name}={value}" for name, value in (env or {}).items()]
@@ -209,7 +214,8 @@ class Machine:
         inside = ["env", "-i", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), *given, *words]
         if self.is_running:
             # nsenter forks: without a death signal, ending it would leave the command behind.
-            return ["nsenter", f"--target={self._pid1}", "--all", "--", "setpriv", "--pdeathsig", "KILL", *inside]
+            enter = ["nsenter", f"--target={self._pid1}", "--all", "--"]
+            return [*enter, "setpriv", "--pdeathsig", "KILL", *inside]
         return [*self._nspawn_argv(), "--pipe", "--as-pid2", "--", *inside]
 
     def run(
@@ -236,23 +242,28 @@ class Machine:
     def write(self, path: str, content: str | bytes, owner: str = "root", mode: int = 0o644) -> None:
         """Make a file with its folders; an existing one is replaced."""
         group = self.run(["id", "-gn", owner]).stdout.strip()
-        self.run(["install", "-D", "-m", f"{mode:o}", "-o", owner, "-g", group, "/dev/stdin", path], input=content)
+        self.run(
+            ["install", "-D", "-m", f"{mode:o}", "-o", owner, "-g", group, "/dev/stdin", path], input=content
+        )
 
     def read(self, path: str) -> str:
         return self.run(["cat", path]).stdout
 
     def install(self, debs: Iterable[Path], check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Install packages by apt, as an administrator would. All they depend on is in the root: there is no archive to ask."""
+        """Install packages by apt, as an administrator would; all they depend on is in the root already."""
         folder = self.root.path / "root/debs"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        names = [f"/root/debs/{os.path.basename(shutil.copy(deb, folder))}" for deb in debs]
+        names = []
+        for deb in debs:
+            shutil.copy(deb, folder)
+            names.append(f"/root/debs/{deb.name}")
         return self.run(["apt-get", "install", "-y", *names], check=check, timeout=600)
 
     # The journal
 
     def journal(self, *match: str) -> list[dict[str, Any]]:
-        """Every record of all boots, or those that match (`_SYSTEMD_UNIT=qmaild-queue.service`), oldest first."""
+        """Every record of all boots, or those with all fields in `match` (`_UID=0`), oldest first."""
         printed = self.run(["journalctl", "--all", "--output=json", "--no-pager", *match], check=False).stdout
         return [json.loads(line) for line in printed.splitlines()]
 

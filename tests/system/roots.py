@@ -1,4 +1,4 @@
-"""Debian roots for test machines. Knows how a root is made, kept, copied and thrown away; not how one is booted.
+"""Debian roots for test machines. Knows how a root is made, kept, copied and removed; not how one is booted.
 
 A base root is made once by mmdebstrap, named after its release and a hash of its packages, and never
 changed afterwards: every copy is an overlay above it (or a plain copy where overlays do not work).
@@ -29,9 +29,6 @@ MACHINE_PACKAGES = (
     "python3", "python3-cffi-backend", "python3-aiosmtpd", "python3-dnspython", "python3-systemd",
     "mailutils", "libcap2-bin", "ucf",
 )  # fmt: skip
-
-# Changed by hand when PREPARE changes: it is part of every root's name.
-RECIPE = 3
 
 # A root is prepared once so that every boot of a copy is short, quiet and keeps its journal: no first-boot
 # presets, no hardware or link cache to build, no timer that would look for a network.
@@ -70,29 +67,34 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def base_root(release: str, packages: Sequence[str] = MACHINE_PACKAGES, purpose: str = "machine") -> Path:
-    """The folder of an untouched root of `release` with `packages`, made when it is not there yet."""
+def base_root(
+    release: str, packages: Sequence[str] = MACHINE_PACKAGES, purpose: str = "machine", hook: str = ""
+) -> Path:
+    """The folder of an untouched root of `release` with `packages`, made when it is not there yet.
+
+    `hook` is shell text that finishes a new root (its path is $1).
+    """
     wanted = sorted(set(packages))
-    key = hashlib.sha256(json.dumps([release, wanted, RECIPE, PREPARE]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([release, wanted, PREPARE, hook]).encode()).hexdigest()[:12]
     root = CACHE / "roots" / f"{purpose}-{release}-{key}"
     with locked(root.with_name(root.name + ".lock")):
         if not root.exists():
-            _make_root(release, wanted, root)
+            _make_root(release, wanted, root, hook)
     return root
 
 
-def _make_root(release: str, packages: Sequence[str], root: Path) -> None:
+def _make_root(release: str, packages: Sequence[str], root: Path, hook: str) -> None:
     unfinished = root.with_name(root.name + ".new")
     _remove_tree(unfinished)
-    hook = root.with_name(root.name + ".hook")
-    hook.write_text("#!/bin/sh\n" + PREPARE)
-    hook.chmod(0o755)
+    script = root.with_name(root.name + ".hook")
+    script.write_text("#!/bin/sh\n" + PREPARE + hook)
+    script.chmod(0o755)
     command(
         ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}",
-         f"--customize-hook={hook}", release, unfinished],
+         f"--customize-hook={script}", release, unfinished],
         f"mmdebstrap {release}",
     )  # fmt: skip
-    hook.unlink()
+    script.unlink()
     unfinished.rename(root)
 
 
@@ -156,7 +158,7 @@ def _remove_run(folder: Path) -> None:
 
 
 def dead_runs() -> Iterator[Path]:
-    """The folders of runs whose process is gone, each removed once its caller has ended what it left running."""
+    """The folders of runs whose process is gone, each removed after its caller has ended what still runs."""
     own = run_folder()
     for folder in sorted(own.parent.iterdir()):
         if folder == own:

@@ -82,22 +82,28 @@ def test_a_command_can_be_run_as_a_user_with_input(machine: Machine) -> None:
 
 def test_a_machine_can_hold_a_sandboxed_unit(machine: Machine) -> None:
     sandbox = ["PrivateNetwork=yes", "ProtectSystem=strict", "PrivateUsers=yes", "NoNewPrivileges=yes",
-               "SystemCallFilter=@system-service", "MemoryDenyWriteExecute=yes", "DynamicUser=yes"]  # fmt: skip
+               "SystemCallFilter=@system-service", "MemoryDenyWriteExecute=yes",
+               "DynamicUser=yes"]  # fmt: skip
     words = ["systemd-run", "--wait", "--pipe", "--quiet", *(f"--property={line}" for line in sandbox)]
     script = "sed -n 's/:.*//p' /proc/net/dev | tr -d ' '; touch /etc/x || echo denied"
     assert machine.run([*words, "sh", "-c", script]).stdout == "lo\ndenied\n"
 
 
-def test_machines_reach_one_another_over_both_protocols_and_nothing_else(machines: dict[str, Machine]) -> None:
+def test_machines_reach_one_another_over_both_protocols_and_nothing_else(
+    machines: dict[str, Machine],
+) -> None:
     a, b = machines["trixie"], machines["bookworm"]
-    server = ("import socket; s = socket.create_server(('::', 2500), family=socket.AF_INET6, dualstack_ipv6=True)\n"
+    server = ("import socket\n"
+              "s = socket.create_server(('::', 2500), family=socket.AF_INET6, dualstack_ipv6=True)\n"
               "print('up', flush=True)\n"
               "for n in range(2): c, peer = s.accept(); c.sendall(peer[0].encode()); c.close()")  # fmt: skip
     with b.popen(["python3", "-c", server], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"up\n"
-        client = "import socket, sys; print(socket.create_connection((sys.argv[1], 2500), 5).recv(99).decode())"
-        assert a.run(["python3", "-c", client, b.place.ipv6]).stdout == f"{a.place.ipv6}\n"
-        assert a.run(["python3", "-c", client, "b.test"]).stdout.strip() in (a.place.ipv6, f"::ffff:{a.place.ipv4}")
+        client = (
+            "import socket, sys\nprint(socket.create_connection((sys.argv[1], 2500), 5).recv(99).decode())"
+        )
+        for target, seen_as in ((b.place.ipv6, a.place.ipv6), (b.place.ipv4, f"::ffff:{a.place.ipv4}")):
+            assert a.run(["python3", "-c", client, target]).stdout == f"{seen_as}\n"
     assert a.run("ip route show default; ip -6 route show default").stdout == ""
 
 
@@ -109,9 +115,8 @@ def test_a_host_whose_plug_is_pulled_is_not_reached_until_it_is_back(
     network.cut(b.place)
     assert "timed out" in a.run(["python3", "-c", probe, b.place.ipv4], check=False).stderr
     network.join(b.place)
-    a.wait_for(
-        lambda: "refused" in a.run(["python3", "-c", probe, b.place.ipv4], check=False).stderr, what="b is back"
-    )
+    reach = ["python3", "-c", probe, b.place.ipv4]
+    a.wait_for(lambda: "refused" in a.run(reach, check=False).stderr, what="b is back")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,9 @@ def test_a_host_whose_plug_is_pulled_is_not_reached_until_it_is_back(
         ("secure.test", "A", "10.77.0.3 AD"),
     ],
 )
-def test_the_dns_server_answers_as_told(machines: dict[str, Machine], name: str, kind: str, expected: str) -> None:
+def test_the_dns_server_answers_as_told(
+    machines: dict[str, Machine], name: str, kind: str, expected: str
+) -> None:
     assert lookup(machines["trixie"], name, kind) == expected
 
 
@@ -140,7 +147,9 @@ def test_an_answer_too_large_for_udp_is_asked_again_over_tcp(
     assert network.dns(RECORDS).queries()[-2:] == ["udp many.test. A", "tcp many.test. A"]
 
 
-def test_records_can_be_replaced_while_the_server_runs(network: Network, machines: dict[str, Machine]) -> None:
+def test_records_can_be_replaced_while_the_server_runs(
+    network: Network, machines: dict[str, Machine]
+) -> None:
     network.dns({**RECORDS, "new.test": {"A": ["10.77.0.9"]}})
     assert lookup(machines["bookworm"], "new.test", "A") == "10.77.0.9"
     network.dns(RECORDS)
@@ -183,7 +192,9 @@ def test_a_package_is_installed_before_boot_and_while_running(machine: Machine, 
             f"Package: proof\nVersion: {version}\nArchitecture: all\nMaintainer: T <t@test>\n"
             "Depends: python3\nDescription: proof\n"
         )
-        subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, tmp_path / f"{version}.deb"], check=True)
+        subprocess.run(
+            ["dpkg-deb", "--build", "--root-owner-group", tree, tmp_path / f"{version}.deb"], check=True
+        )
     machine.install([tmp_path / "1.deb"])
     machine.poweroff()
     machine.install([tmp_path / "2.deb"])
@@ -206,4 +217,4 @@ def test_a_closed_network_leaves_no_namespace_process_or_folder() -> None:
         folder, process = machine.root.folder, machine.popen(["sleep", "1000"])
     assert process.wait(10) != 0
     assert not folder.exists()
-    assert ".gone." not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.replace("-", ".")
+    assert "gone.x" not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
