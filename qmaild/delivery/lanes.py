@@ -1,0 +1,317 @@
+"""Orders to remote hosts: which connection takes which, how recipients are split, what is reported.
+
+Knows orders, connections and dial's answers; no reply codes but "too many recipients". Idle connections
+wait a few seconds for the next order of their lane. Whatever goes wrong here is temporary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from qmaild.control.settings import Settings
+from qmaild.delivery.smtp import Connection, Content, Where
+from qmaild.protocol import frames
+from qmaild.protocol.smtp_client import Result, Transaction
+
+RECIPIENTS = 100  # of one transaction: the least that every server must take (RFC 5321 4.5.3.1.8)
+TRANSACTIONS = 100  # of one connection: then a new one, so that a site's balancing works
+IDLE_SECONDS = 5.0  # rule 11: connections follow the work
+IDLE_CONNECTIONS = 100  # kept in all
+HOSTS_TRIED = 5  # addresses whose greeting refused us, for one order
+SWEEP_SECONDS = 1.0
+
+Ask = Callable[..., int]
+Report = Callable[[frames.Report], None]
+
+
+class _Work:
+    """One order under way. pending: places of recipients not yet in a transaction that ended."""
+
+    __slots__ = ("asker", "content", "order", "peers", "pending", "place", "refusal", "report", "results", "skip")
+
+    def __init__(self, asker: Any, order: frames.Order, content: Content, report: Report) -> None:
+        self.asker = asker
+        self.order = order
+        self.content = content
+        self.report: Report | None = report
+        self.results: list[Result | None] = [None] * len(order.recipients)
+        self.peers: list[bytes] = [b""] * len(order.recipients)
+        self.pending: deque[int] = deque(range(len(order.recipients)))
+        self.skip: list[bytes] = []  # addresses whose greeting was a refusal
+        self.refusal: tuple[Result, bytes] | None = None  # what the last of those said, and which it was
+        self.place: _Place | None = None
+
+    def give_up(self, result: Result, peer: bytes = b"") -> None:
+        """Everything still pending ends in this result."""
+        for place in self.pending:
+            self.results[place] = result
+            self.peers[place] = peer
+        self.pending.clear()
+
+
+class _Place:
+    """A connection in use or idle, with the order it serves and the recipients of its transaction."""
+
+    __slots__ = ("batch", "connection", "is_stale", "lane", "work")
+
+    def __init__(self, lane: bytes, work: _Work) -> None:
+        self.lane = lane
+        self.work: _Work | None = work
+        self.batch: list[int] = []
+        self.is_stale = False  # the server had left before it saw the batch
+        self.connection: Connection | None = None
+
+
+def question_of(lane: bytes) -> tuple[bytes, bytes]:
+    """Return purpose and name of the Connect that a lane needs."""
+    name = lane.partition(b":")[2]
+    return (b"route", name[1:]) if name.startswith(b"@") else (b"mx", name)
+
+
+class Lanes:
+    """All orders and connections of one service. `ask` is Caller.ask of dial; `settings` gives the current ones."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ask: Ask, settings: Callable[[], Settings]) -> None:
+        self._loop = loop
+        self._ask = ask
+        self._settings = settings
+        self._places: dict[Connection, _Place] = {}
+        self._idle: dict[bytes, list[_Place]] = {}
+        self._idle_count = 0
+        self._works: dict[Any, set[_Work]] = {}
+        self._dialing = 0
+        self._sweeping = False
+
+    @property
+    def connections(self) -> int:
+        """Sessions and attempts to connect, idle sessions included."""
+        return len(self._places) + self._dialing
+
+    @property
+    def orders(self) -> int:
+        return sum(len(works) for works in self._works.values())
+
+    def deliver(self, asker: Any, order: frames.Order, descriptor: int, report: Report) -> None:
+        """Carry out one order; report is called once, unless forget(asker) comes first."""
+        try:
+            content = Content(order.content, descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            work = _Work(asker, order, Content(b""), report)
+            self._refuse(work, b"4.3.0", f"The message cannot be read: {error.strerror}.".encode())
+            return
+        work = _Work(asker, order, content, report)
+        self._works.setdefault(asker, set()).add(work)
+        self._find_connection(work)
+
+    def forget(self, asker: Any) -> None:
+        """The asker is gone: its orders go to somebody else. What the peer may already have taken is let end."""
+        for work in list(self._works.pop(asker, ())):
+            work.report = None
+            connection = work.place.connection if work.place else None
+            if connection and not connection.session.is_past_dot:
+                connection.drop()
+
+    def close_idle(self) -> None:
+        """Say goodbye on every connection without work."""
+        for places in list(self._idle.values()):
+            for place in list(places):
+                self._quit(place)
+
+    def _find_connection(self, work: _Work) -> None:
+        lane = work.order.lane.lower()
+        places = self._idle.get(lane)
+        if places:
+            place = places[-1]  # the one used last: the others may end
+            self._leave_idle(place)
+            place.work = work
+            work.place = place
+            self._next(place)
+            return
+        if self.connections >= max(1, self._settings().concurrencyremote) * 2:
+            if not self._idle_count:
+                self._refuse(work, b"4.3.2", b"Too many connections are open.")
+                return
+            self._quit(next(iter(self._idle.values()))[0])
+        self._dial(work, lane)
+
+    def _dial(self, work: _Work, lane: bytes) -> None:
+        self._dialing += 1
+        purpose, name = question_of(lane)
+        self._ask(lambda frame, descriptor: self._dialed(work, lane, frame, descriptor), frames.Connect,
+                  purpose, name, work.skip)  # fmt: skip
+
+    def _dialed(self, work: _Work, lane: bytes, frame: Any, descriptor: int) -> None:
+        self._dialing -= 1
+        if isinstance(frame, frames.Connected) and descriptor >= 0:
+            if work.report is None:
+                os.close(descriptor)
+                self._finish(work)
+                return
+            where = Where(frame.protocol, frame.host, frame.address, frame.port, bool(frame.more))
+            place = _Place(lane, work)
+            settings = self._settings()
+            try:
+                sock = socket.socket(fileno=descriptor)
+            except OSError:
+                os.close(descriptor)
+                self._refuse(work, b"4.3.0", b"dial gave something that is no socket.")
+                return
+            connection = Connection(self._loop, sock, where, settings.helohost, settings.timeoutremote, self)
+            place.connection = connection
+            work.place = place
+            self._places[connection] = place
+            self._start_sweeping()
+            return
+        if descriptor >= 0:
+            os.close(descriptor)
+        if isinstance(frame, frames.NotConnected):
+            work.give_up(*(work.refusal or (Result(frame.outcome, 0, frame.enhanced, frame.text), b"")))
+            self._finish(work)
+        else:
+            self._refuse(work, b"4.3.0", b"I could not ask for a connection.")
+
+    def ready(self, connection: Connection) -> None:
+        place = self._places[connection]
+        if place.work and place.work.report:
+            self._next(place)
+        else:
+            connection.drop()
+
+    def _next(self, place: _Place) -> None:
+        """Begin a transaction for the order's next recipients."""
+        work, connection = place.work, place.connection
+        if not work or not connection:
+            return
+        order = work.order
+        place.batch = [work.pending.popleft() for _ in range(min(RECIPIENTS, len(work.pending)))]
+        content = work.content
+        recipients = [order.recipients[each] for each in place.batch]
+        is_8bit = content.is_8bit or bool(order.flags & frames.FLAG_8BIT)
+        transaction = Transaction(order.sender, recipients, content.size, is_8bit, bool(order.flags & frames.FLAG_UTF8))
+        connection.begin(transaction, content)
+
+    def ended(self, connection: Connection, transaction: Transaction) -> None:
+        place = self._places[connection]
+        work, session = place.work, connection.session
+        if not work:
+            return
+        if session.is_closed and not session.is_answered and session.transactions > 1:
+            # A kept connection that the server had left meanwhile: nobody has seen this batch. A fresh
+            # connection follows, and on that the first transaction counts whatever comes: this ends.
+            place.is_stale = True
+            work.pending.extendleft(reversed(place.batch))
+            return
+        self._note_results(work, place, transaction)
+        if session.is_closed:
+            return
+        if work.pending and session.transactions < TRANSACTIONS:
+            self._next(place)
+        elif work.pending:
+            place.work = None
+            self._quit(place)
+            self._find_connection(work)
+        else:
+            place.work = None
+            self._finish(work)
+            self._keep(place)
+
+    def _note_results(self, work: _Work, place: _Place, transaction: Transaction) -> None:
+        peer = place.connection.where.text if place.connection else b""
+        too_many: list[int] = []
+        for index, result in zip(place.batch, transaction.results):
+            # RFC 5321 4.5.3.1.10: the rest of the recipients goes in a transaction of its own.
+            if transaction.accepted and result and result.code == 452 and result.enhanced in (b"4.5.3", b"4.0.0"):
+                too_many.append(index)
+            else:
+                work.results[index] = result
+                work.peers[index] = peer
+        work.pending.extendleft(reversed(too_many))
+
+    def closed(self, connection: Connection) -> None:
+        place = self._places.pop(connection)
+        self._leave_idle(place)
+        work, session = place.work, connection.session
+        if not work:
+            return
+        place.work = work.place = None
+        where = connection.where
+        failure = session.failure or Result(frames.TEMPORARY, 0, b"4.4.2", b"The connection was closed.")
+        if work.report and place.is_stale:
+            self._dial(work, place.lane)
+        elif work.report and not session.is_ready and where.more and len(work.skip) < HOSTS_TRIED:
+            work.skip.append(where.address)
+            work.refusal = (failure, where.text)
+            self._dial(work, place.lane)
+        else:
+            work.give_up(failure, where.text)
+            self._finish(work)
+
+    def _refuse(self, work: _Work, enhanced: bytes, text: bytes) -> None:
+        work.give_up(Result(frames.TEMPORARY, 0, enhanced, text))
+        self._finish(work)
+
+    def _finish(self, work: _Work) -> None:
+        work.content.close()
+        works = self._works.get(work.asker, set())
+        works.discard(work)
+        if not works:
+            self._works.pop(work.asker, None)
+        if work.report is None:
+            return
+        results = [each or _UNKNOWN for each in work.results]
+        work.report(frames.Report(
+            work.order.tag, b"".join([each.outcome for each in results]), [each.code for each in results],
+            [each.enhanced for each in results], [each.text for each in results], work.peers,
+        ))  # fmt: skip
+
+    def _keep(self, place: _Place) -> None:
+        """Let the connection wait for the next order of its lane."""
+        connection = place.connection
+        if not connection or not connection.is_open:
+            return
+        if connection.session.transactions >= TRANSACTIONS or self._idle_count >= IDLE_CONNECTIONS:
+            connection.quit()
+            return
+        connection.deadline = self._loop.time() + IDLE_SECONDS
+        self._idle.setdefault(place.lane, []).append(place)
+        self._idle_count += 1
+
+    def _leave_idle(self, place: _Place) -> None:
+        places = self._idle.get(place.lane)
+        if places and place in places:
+            places.remove(place)
+            self._idle_count -= 1
+            if not places:
+                del self._idle[place.lane]
+
+    def _quit(self, place: _Place) -> None:
+        if place.connection:
+            place.connection.quit()
+
+    def _start_sweeping(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """End what has waited too long: the one timer of all sessions."""
+        now = self._loop.time()
+        for connection, place in list(self._places.items()):
+            if now < connection.deadline:
+                continue
+            if place.work:
+                connection.expire()
+            else:
+                connection.quit()
+        self._sweeping = bool(self._places)
+        if self._sweeping:
+            self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+_UNKNOWN = Result(frames.TEMPORARY, 0, b"4.3.0", b"The delivery ended without a result.")

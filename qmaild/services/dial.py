@@ -1,0 +1,58 @@
+"""The unit qmaild-dial: asks DNS and opens connections for remote; reads no message and no reply."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from qmaild.protocol import frames
+from qmaild.runtime.channel import Channel
+from qmaild.runtime.dialing import Dialer, Reached
+from qmaild.runtime.dns import Resolver
+from qmaild.runtime.service import Service, run
+
+MAX_NAME = 1024  # longer than any domain or key of smtproutes
+MAX_SKIP = 100
+
+
+def build(service: Service) -> None:
+    resolver = Resolver(service.loop)
+    dialer = Dialer(service.loop, resolver, lambda: service.settings)
+    running: set[asyncio.Task[None]] = set()
+
+    async def connect(channel: Channel, question: frames.Connect) -> None:
+        reached = await dialer.connect(question.purpose, question.name, frozenset(question.skip))
+        if isinstance(reached, Reached):
+            answer = frames.Connected(question.tag, reached.protocol, reached.host, reached.address, reached.port,
+                                      int(reached.more), 1)  # fmt: skip
+            channel.send(answer, reached.sock.detach())
+        else:
+            channel.send(frames.NotConnected(question.tag, *reached))
+
+    def on_frame(channel: Channel, frame: Any, descriptor: int) -> None:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if not isinstance(frame, frames.Connect) or len(frame.name) > MAX_NAME or len(frame.skip) > MAX_SKIP:
+            channel.close()
+            return
+        task = service.loop.create_task(connect(channel, frame))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    def tcpto(words: list[bytes]) -> tuple[int, bytes]:
+        return 0, "\n".join(dialer.dead.lines(service.loop.time())).encode()
+
+    def tcpok(words: list[bytes]) -> tuple[int, bytes]:
+        dialer.dead.forget_all()
+        resolver.forget_all()
+        return 0, b""
+
+    service.commands.update({b"tcpto": tcpto, b"tcpok": tcpok})
+    service.is_busy = lambda: bool(running)
+    service.status = lambda: f"{len(running)} connections being made"
+    service.serve("dial", on_frame)
+
+
+if __name__ == "__main__":
+    run("dial", build)

@@ -1,0 +1,104 @@
+"""Runs a service of ours as systemd would: handed-in sockets by name, its own control directory, real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from qmaild.protocol import frames, netstring
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 20.0  # no answer in this time is a failure
+
+# The child moves the sockets to 3, 4, ... and names itself in LISTEN_PID, as sd_listen_fds(3) wants it.
+_START = """
+import fcntl, os, sys
+moved = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[2].split(",")]
+for place, number in enumerate(moved, 3):
+    os.dup2(number, place, inheritable=True)
+    os.close(number)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "qmaild.services." + sys.argv[1]])
+"""
+
+
+class Running:
+    """A service process and its sockets below `directory`/run. Ends with the with-statement."""
+
+    def __init__(self, name: str, sockets: list[str], directory: Path, **settings: str) -> None:
+        self._run = directory / "run"
+        control = directory / f"control-{name}"
+        (self._run / "control").mkdir(parents=True, exist_ok=True)
+        control.mkdir(exist_ok=True)
+        for file, content in {"me": "host.test", **settings}.items():
+            (control / file).write_text(content + "\n")
+        self.control = control
+        self.name = name
+        listeners = []
+        for each in sockets:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(self._run / f"{each}.sock"))
+            listener.listen(100)
+            listeners.append(listener)
+        environment = {
+            **os.environ, "PYTHONPATH": str(ROOT), "QMAILD_CONTROL": str(control), "QMAILD_RUN": str(self._run),
+            "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(sockets),
+            "QMAILD_RESOLV": str(directory / "resolv.conf"),
+        }  # fmt: skip
+        numbers = [listener.fileno() for listener in listeners]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _START, name, ",".join(map(str, numbers))], env=environment, pass_fds=numbers
+        )
+        for listener in listeners:
+            listener.close()
+
+    def client(self, name: str) -> Client:
+        return Client(self._run / f"{name}.sock")
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(SECONDS)
+
+
+class Client:
+    """A blocking client of a frame socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(SECONDS)
+        self._sock.connect(str(path))
+        self._reader = netstring.Reader(frames.MAX_FRAME)
+        self._frames: list[frames.Frame] = []
+        self._descriptors: list[int] = []
+        self.send(frames.Hello(frames.VERSION, b"test"))
+
+    def send(self, frame: frames.Frame, descriptor: int = -1) -> None:
+        data = frames.encode(frame)
+        if descriptor >= 0:
+            socket.send_fds(self._sock, [data[:1]], [descriptor])
+            data = data[1:]
+        self._sock.sendall(data)
+
+    def receive(self) -> tuple[frames.Frame, int]:
+        """The next frame and its descriptor (-1 if it has none)."""
+        while not self._frames:
+            data, descriptors, _, _ = socket.recv_fds(self._sock, 1 << 16, 16)
+            assert data, "the service closed the connection"
+            self._descriptors += descriptors
+            self._frames += [frames.decode(payload) for payload in self._reader.feed(data)]
+        frame = self._frames.pop(0)
+        return frame, self._descriptors.pop(0) if getattr(frame, "descriptor", 0) else -1
+
+    def is_closed_by_service(self) -> bool:
+        return self._sock.recv(1) == b""
+
+    def close(self) -> None:
+        self._sock.close()
