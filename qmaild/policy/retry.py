@@ -1,0 +1,30 @@
+"""When a recipient is tried again, and when no more. Knows ages and the channel; not the clock, not chance."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+SECOND = 1_000_000  # all times are microseconds since the epoch
+LOCAL_SKIP, REMOTE_SKIP = 10, 20
+MAX_JITTER = 0.1  # of the interval: what failed together does not come back together
+TROUBLE_SECONDS = 60  # our own services are back long before the curve would ask them again
+
+
+def next_attempt(birth: int, now: int, is_local: bool, jitter: float) -> int:
+    """Return when to try again: age (floor(sqrt(age)) + skip)^2 seconds, and up to a tenth of the wait on top.
+
+    jitter is a number from 0 to 1. The floor keeps qmail's sequence: a late attempt does not shift those after it.
+    """
+    age = max(0, now - birth) // SECOND
+    wait = (isqrt(age) + (LOCAL_SKIP if is_local else REMOTE_SKIP)) ** 2 - age
+    return max(birth, now - (now - birth) % SECOND) + wait * SECOND + int(wait * SECOND * MAX_JITTER * jitter)
+
+
+def after_trouble(birth: int, now: int, is_local: bool, jitter: float) -> int:
+    """Return when to try again after an attempt that never took place, because a service of ours was lost."""
+    return min(next_attempt(birth, now, is_local, jitter), now + TROUBLE_SECONDS * SECOND)
+
+
+def is_last(birth: int, started: int, lifetime: int) -> bool:
+    """Return whether an attempt that starts now is the message's last: lifetime (seconds) is strictly over."""
+    return started > birth + lifetime * SECOND

@@ -1,0 +1,32 @@
+"""Which smtproutes entry a domain uses, and the lane that follows from it. Knows the table, not how hosts are reached."""
+
+from __future__ import annotations
+
+from qmaild.policy.recipients import Target, suffixes
+
+LOCAL_LANE = b"local"
+
+
+def find(domain: bytes, table: dict[bytes, bytes]) -> tuple[bytes, bytes] | None:
+    """Return (key, relay) of the entry for this domain: the exact name, then its .suffixes, then the empty key.
+
+    An entry with an empty relay means MX: like no entry at all, it gives None.
+    """
+    if not table:
+        return None
+    domain = domain.lower()
+    for key in (domain, *suffixes(domain), b""):
+        relay = table.get(key)
+        if relay is not None:
+            return (key, relay) if relay else None
+    return None
+
+
+def lane_of(target: Target, table: dict[bytes, bytes]) -> bytes:
+    """Return the lane of a rewritten recipient. All that goes to one relay shares a lane, so it can share transactions."""
+    if target.is_local:
+        return LOCAL_LANE
+    route = find(target.domain, table) if table else None
+    if route is None:
+        return b"remote:" + target.domain.lower()
+    return b"remote:@" + route[0]

@@ -1,0 +1,227 @@
+"""send's brain: handle(event, now) -> commands. Knows what is out and what waits; not sockets, clocks or descriptors.
+
+Every recipient of a job is in exactly one place: waiting in a lane, in one order, or answered to the queue.
+A job whose queue connection was lost is answered to nobody: what waits of it is dropped, what is in flight
+is only recorded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from qmaild.control import events
+from qmaild.control.settings import Settings
+from qmaild.message import bounce, verp
+from qmaild.policy import retry, routes
+from qmaild.policy.recipients import rewrite
+from qmaild.protocol import frames
+from qmaild.scheduler import finish
+from qmaild.scheduler.lanes import Lane, Lanes
+from qmaild.scheduler.moves import (
+    NO_TOKEN, Arrived, Changed, Command, Committed, Event, Finished, Lost, Place, Record, Release, Reported, Stopping,
+)  # fmt: skip
+from qmaild.scheduler.verdicts import OUTCOMES, TOO_OLD_STATUS, TOO_OLD_TEXT, Verdict, is_whole, judge
+
+SERVICE_LOST = b"A service of this host ended during the attempt."
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Job:
+    """One job. open counts the recipients not answered yet; addresses are as rewritten; jitter is from 0 to 1."""
+
+    frame: frames.Job
+    token: int
+    jitter: float
+    open: int
+    is_verp: bool
+    addresses: list[bytes]
+    is_lost: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One order in flight: positions of its recipients in the job, and when it started."""
+
+    job: Job
+    lane: Lane
+    positions: list[int]
+    started: int
+
+
+class Brain:
+    """chance() gives a number from 0 to 1 for each job: where its retries fall within their jitter."""
+
+    def __init__(self, settings: Settings, chance: Callable[[], float]) -> None:
+        self._settings = settings
+        self._chance = chance
+        self._lanes = Lanes(settings)
+        self._jobs: set[Job] = set()
+        self._attempts: dict[int, Attempt] = {}
+        self._bounces: dict[int, finish.Told] = {}
+        self._tag = 0
+        self._is_stopping = False
+        self._moves: dict[type, Callable[[Any, int, list[Command]], None]] = {
+            Arrived: self._arrived, Reported: self._reported, Finished: self._finished, Committed: self._committed,
+            Changed: self._changed, Lost: self._lost, Stopping: self._stopping,
+        }  # fmt: skip
+
+    def handle(self, event: Event, now: int) -> list[Command]:
+        """Return what is to be done about the event; now is in microseconds since the epoch."""
+        commands: list[Command] = []
+        self._moves[type(event)](event, now, commands)
+        if not self._is_stopping:
+            self._start(now, commands)
+        return commands
+
+    @property
+    def in_flight(self) -> int:
+        """Orders without a report."""
+        return len(self._attempts)
+
+    @property
+    def jobs(self) -> int:
+        """Jobs with a recipient that is not answered."""
+        return len(self._jobs)
+
+    @property
+    def waiting(self) -> int:
+        """Recipients that wait for their turn."""
+        return self._lanes.waiting
+
+    # --- events
+
+    def _arrived(self, event: Arrived, now: int, commands: list[Command]) -> None:
+        frame = event.job
+        count = len(frame.recipients)
+        if not count:
+            if event.token != NO_TOKEN:
+                commands.append(Release(event.token))
+            return
+        job = Job(frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients))
+        self._jobs.add(job)
+        self._route(job, range(count))
+
+    def _route(self, job: Job, positions: Any) -> None:
+        """Rule 12: where a recipient goes is decided now, from the settings of now."""
+        lanes: dict[bytes, list[int]] = {}
+        settings = self._settings
+        for position in positions:
+            target = rewrite(job.frame.recipients[position], settings)
+            job.addresses[position] = target.address
+            lanes.setdefault(routes.lane_of(target, settings.smtproutes), []).append(position)
+        for name, members in lanes.items():
+            self._lanes.add(name, job, members, job.is_verp)
+
+    def _start(self, now: int, commands: list[Command]) -> None:
+        for lane, job, positions in self._lanes.take():
+            self._tag += 1
+            self._attempts[self._tag] = Attempt(job, lane, positions, now)
+            frame = job.frame
+            recipients = [job.addresses[position] for position in positions]
+            indexes = [frame.indexes[position] for position in positions]
+            sender = verp.expand(frame.sender, recipients[0]) if job.is_verp else frame.sender
+            order = frames.Order(self._tag, frame.number, frame.birth, frame.flags, lane.name, sender, indexes, recipients,
+                                 frame.size, frame.content, int(job.token != NO_TOKEN))  # fmt: skip
+            commands.append(Place(order, job.token))
+
+    def _reported(self, event: Reported, now: int, commands: list[Command]) -> None:
+        attempt = self._attempts.pop(event.order)
+        self._lanes.ended(attempt.lane, len(attempt.positions))
+        if event.report is None or not is_whole(event.report, len(attempt.positions)):
+            self._give_back(attempt, now, commands)
+        else:
+            self._answer(attempt, event.report, now, commands)
+        job = attempt.job
+        job.open -= len(attempt.positions)
+        if not job.open and not job.is_lost:
+            self._jobs.remove(job)
+            if job.token != NO_TOKEN:
+                commands.append(Release(job.token))
+
+    def _answer(self, attempt: Attempt, report: frames.Report, now: int, commands: list[Command]) -> None:
+        frame = attempt.job.frame
+        is_local = attempt.lane.channel.is_local
+        is_last = retry.is_last(frame.birth, attempt.started, self._settings.queuelifetime)
+        served: list[int] = []
+        again: list[int] = []
+        due = 0
+        for place, position in enumerate(attempt.positions):
+            verdict = judge(report.outcomes[place : place + 1], is_last)
+            code, status, text, peer = report.codes[place], report.enhanced[place], report.texts[place], report.peers[place]
+            if verdict is Verdict.SERVED:
+                served.append(frame.indexes[position])
+            elif verdict is Verdict.AGAIN:
+                again.append(frame.indexes[position])
+                due = due or retry.next_attempt(frame.birth, now, is_local, attempt.job.jitter)
+            else:
+                if verdict is Verdict.EXPIRED:
+                    status, text = TOO_OLD_STATUS, text.rstrip(b"\r\n") + b"\n" + TOO_OLD_TEXT
+                if not attempt.job.is_lost:
+                    commands.append(frames.Failed(frame.number, frame.indexes[position], bounce.note(status, code, peer, text)))
+            commands.append(_delivery(attempt, position, verdict, code, status, text, peer, now, due))
+        self._settle(attempt, served, again, due, commands)
+
+    def _give_back(self, attempt: Attempt, now: int, commands: list[Command]) -> None:
+        """The service was lost: nothing is known, so everything is temporary, soon, and never the last attempt."""
+        frame = attempt.job.frame
+        due = retry.after_trouble(frame.birth, now, attempt.lane.channel.is_local, attempt.job.jitter)
+        for position in attempt.positions:
+            commands.append(_delivery(attempt, position, Verdict.AGAIN, 0, b"4.3.0", SERVICE_LOST, b"", now, due))
+        self._settle(attempt, [], [frame.indexes[position] for position in attempt.positions], due, commands)
+
+    def _settle(self, attempt: Attempt, served: list[int], again: list[int], due: int, commands: list[Command]) -> None:
+        if attempt.job.is_lost:
+            return
+        if served:
+            commands.append(frames.Done(attempt.job.frame.number, served))
+        if again:
+            commands.append(frames.Deferred(attempt.job.frame.number, attempt.lane.name, due, again))
+
+    def _finished(self, event: Finished, now: int, commands: list[Command]) -> None:
+        answer = finish.decide(event, now, self._settings)
+        if isinstance(answer, frames.Bounce):
+            self._bounces[answer.number] = finish.Told(event.finish.sender, answer.recipients[0], len(event.finish.recipients))
+        else:
+            commands.append(finish.discarded(event.finish))
+        commands.append(answer)
+
+    def _committed(self, event: Committed, now: int, commands: list[Command]) -> None:
+        told = self._bounces.pop(event.bounced.number, None)
+        if told is not None:
+            commands.append(finish.bounced(event.bounced, told))
+
+    def _changed(self, event: Changed, now: int, commands: list[Command]) -> None:
+        self._settings = event.settings
+        waiting = list(self._lanes.clear())
+        self._lanes.limit(event.settings)
+        for job, positions in waiting:
+            self._route(job, positions)
+
+    def _lost(self, event: Lost, now: int, commands: list[Command]) -> None:
+        for _ in self._lanes.clear():
+            pass
+        for job in self._jobs:
+            job.is_lost = True
+            if job.token != NO_TOKEN:
+                commands.append(Release(job.token))
+        self._jobs.clear()
+        self._bounces.clear()
+
+    def _stopping(self, event: Stopping, now: int, commands: list[Command]) -> None:
+        self._is_stopping = True
+
+
+def _delivery(attempt: Attempt, position: int, verdict: Verdict, code: int, status: bytes, text: bytes, peer: bytes,
+              now: int, due: int) -> Record:  # fmt: skip
+    frame = attempt.job.frame
+    values: dict[str, Any] = {
+        "message": frame.number, "sender": frame.sender, "recipient": frame.recipients[position],
+        "channel": "local" if attempt.lane.channel.is_local else "remote", "outcome": OUTCOMES[verdict],
+        "code": code or "", "enhanced": status, "text": text.rstrip().replace(b"\n", b"/"), "peer": peer,
+        "delay": (now - frame.birth) / retry.SECOND, "took": (now - attempt.started) / retry.SECOND,
+    }  # fmt: skip
+    if verdict is Verdict.AGAIN:
+        values["due"] = due // retry.SECOND
+    return Record(events.DELIVERY, values)

@@ -1,0 +1,132 @@
+"""Who waits for which lane, and who is next. Knows limits and turns; not what an order says or what came of it.
+
+A lane serves its jobs in turn, an order at a time, and a channel serves its lanes in turn: a message with
+100,000 recipients delays a small one behind it by one order, and a slow destination delays nobody else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from qmaild.control.settings import Settings
+from qmaild.policy.routes import LOCAL_LANE
+
+LOCAL_BATCH = 50  # recipients of one message in one order: local answers when the slowest of them has ended
+REMOTE_BATCH = 100  # what RFC 5321 4.5.3.1.8 obliges every server to take in one transaction
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Share:
+    """The positions of one job that wait in one lane; those before `next` have been taken. batch bounds one order."""
+
+    job: Any
+    positions: list[int]
+    batch: int
+    next: int = 0
+
+    def take(self, room: int) -> list[int]:
+        begin = self.next
+        self.next = begin + min(room, self.batch)
+        return self.positions[begin : self.next]
+
+    @property
+    def left(self) -> int:
+        return len(self.positions) - self.next
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Lane:
+    """busy counts orders in flight (recipients in the local lane). is_in_turn: it stands in its channel's round."""
+
+    name: bytes
+    channel: Channel
+    shares: deque[Share] = dataclasses.field(default_factory=deque)
+    busy: int = 0
+    is_in_turn: bool = False
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Channel:
+    """local or remote: limit and lane_limit bound what is in flight. Local recipients count one each, remote orders do."""
+
+    is_local: bool
+    limit: int = 0
+    lane_limit: int = 0
+    busy: int = 0
+    turns: deque[Lane] = dataclasses.field(default_factory=deque)
+
+
+class Lanes:
+    """All that waits. take() gives the next (lane, job, positions) that may start, None when nothing may."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._lanes: dict[bytes, Lane] = {}
+        self.local = Channel(True)
+        self.remote = Channel(False)
+        self.limit(settings)
+
+    def limit(self, settings: Settings) -> None:
+        """Use these settings' limits from now on."""
+        self.local.limit = self.local.lane_limit = settings.concurrencylocal
+        self.remote.limit = settings.concurrencyremote
+        self.remote.lane_limit = max(1, settings.destinationconcurrency)
+        for lane in self._lanes.values():
+            self._queue_up(lane)
+
+    def add(self, name: bytes, job: Any, positions: list[int], is_single: bool) -> None:
+        """Let these recipients wait in the lane. is_single: each needs an order of its own (a VERP sender)."""
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = Lane(name, self.local if name == LOCAL_LANE else self.remote)
+        batch = 1 if is_single else LOCAL_BATCH if lane.channel.is_local else REMOTE_BATCH
+        lane.shares.append(Share(job, positions, batch))
+        self._queue_up(lane)
+
+    def take(self) -> Iterator[tuple[Lane, Any, list[int]]]:
+        """Yield (lane, job, positions) for every order that may start now; each counts as in flight from here on."""
+        for channel in (self.local, self.remote):
+            while channel.turns and channel.busy < channel.limit:
+                lane = channel.turns.popleft()
+                lane.is_in_turn = False
+                share = lane.shares.popleft()
+                positions = share.take(channel.limit - channel.busy if channel.is_local else REMOTE_BATCH)
+                if share.left:
+                    lane.shares.append(share)
+                cost = len(positions) if channel.is_local else 1
+                lane.busy += cost
+                channel.busy += cost
+                self._queue_up(lane)
+                yield lane, share.job, positions
+
+    def ended(self, lane: Lane, recipients: int) -> None:
+        """An order of this lane for so many recipients is over."""
+        cost = recipients if lane.channel.is_local else 1
+        lane.busy -= cost
+        lane.channel.busy -= cost
+        self._queue_up(lane)
+        if not lane.busy and not lane.shares:
+            del self._lanes[lane.name]
+
+    def clear(self) -> Iterator[tuple[Any, list[int]]]:
+        """Yield (job, positions) of all that waits, and let none of it wait any more. What is in flight stays."""
+        waiting = [(share.job, share.positions[share.next :]) for lane in self._lanes.values() for share in lane.shares]
+        for lane in self._lanes.values():
+            lane.shares.clear()
+            lane.is_in_turn = False
+        self.local.turns.clear()
+        self.remote.turns.clear()
+        self._lanes = {name: lane for name, lane in self._lanes.items() if lane.busy}
+        yield from waiting
+
+    @property
+    def waiting(self) -> int:
+        """Recipients that wait for their turn."""
+        return sum(share.left for lane in self._lanes.values() for share in lane.shares)
+
+    def _queue_up(self, lane: Lane) -> None:
+        if lane.shares and not lane.is_in_turn and lane.busy < lane.channel.lane_limit:
+            lane.is_in_turn = True
+            lane.channel.turns.append(lane)

@@ -1,0 +1,81 @@
+"""What goes into send's brain and what comes out of it. A token stands for a job's descriptor; the brain only carries it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from qmaild.control.events import Event as JournalEvent
+from qmaild.control.settings import Settings
+from qmaild.protocol import frames
+
+NO_TOKEN = -1
+
+
+# Events.
+class Arrived(NamedTuple):
+    """The queue hands over recipients of one message; token is NO_TOKEN for a message that rides inside its frame."""
+
+    job: frames.Job
+    token: int
+
+
+class Reported(NamedTuple):
+    """The answer to an order. report is None when the service was lost before it answered."""
+
+    order: int
+    report: frames.Report | None
+
+
+class Finished(NamedTuple):
+    """Nobody left to try. original: the message, or its header section alone when is_whole is false."""
+
+    finish: frames.Finish
+    original: bytes
+    is_whole: bool
+
+
+class Committed(NamedTuple):
+    """The queue has made a bounce durable."""
+
+    bounced: frames.Bounced
+
+
+class Changed(NamedTuple):
+    """The control files were read again."""
+
+    settings: Settings
+
+
+class Lost(NamedTuple):
+    """The queue's connection has ended: it will hand out everything unanswered again."""
+
+
+class Stopping(NamedTuple):
+    """Start nothing more."""
+
+
+Event = Arrived | Reported | Finished | Committed | Changed | Lost | Stopping
+
+
+# Commands. Answers to the queue are the frames Done, Failed, Deferred, Ended and Bounce themselves.
+class Place(NamedTuple):
+    """Give this order to its channel, with a descriptor of its own if token is not NO_TOKEN. The tag is the brain's."""
+
+    order: frames.Order
+    token: int
+
+
+class Release(NamedTuple):
+    """No order will need this token any more."""
+
+    token: int
+
+
+class Record(NamedTuple):
+    """Write this to the journal."""
+
+    event: JournalEvent
+    values: dict[str, Any]
+
+
+Command = Place | Release | Record | frames.Done | frames.Failed | frames.Deferred | frames.Ended | frames.Bounce

@@ -1,0 +1,154 @@
+"""qmaild-send: the scheduler between the queue and the two channels. Wiring around the brain, and the jobs' descriptors."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import time
+from typing import Any
+
+from qmaild.message import bounce, header
+from qmaild.protocol import frames
+from qmaild.runtime import journal, paths
+from qmaild.runtime.caller import Caller
+from qmaild.runtime.channel import Channel
+from qmaild.runtime.service import Service, run
+from qmaild.scheduler.brain import Brain
+from qmaild.scheduler.moves import (
+    NO_TOKEN, Arrived, Changed, Committed, Event, Finished, Lost, Place, Record, Release, Reported, Stopping,
+)  # fmt: skip
+
+MAX_HEADER = 64 << 10  # of a large message's header section in a bounce
+
+
+class Send:
+    """The queue is the one client of manage; a new connection of it replaces the one before."""
+
+    def __init__(self, shell: Service) -> None:
+        self._service = shell
+        self._queue: Channel | None = None
+        self._brain = Brain(shell.settings, random.random)
+        self._local = Caller(shell.loop, paths.socket_of("local"), b"send")
+        self._remote = Caller(shell.loop, paths.socket_of("remote"), b"send")
+        self._done: dict[int, list[int]] = {}
+        self._events = {frames.Job: self._job, frames.Finish: self._finish, frames.Bounced: self._bounced}
+        self._commands: dict[type, Any] = {
+            Place: self._place, Release: self._release, Record: self._record, frames.Done: self._collect,
+            frames.Failed: self._answer, frames.Deferred: self._answer, frames.Ended: self._answer, frames.Bounce: self._answer,
+        }  # fmt: skip
+        shell.serve("manage", self._frame, self._closed, self._opened)
+        shell.is_busy = self._is_busy
+        shell.status = self._status
+        shell.on_reload = lambda: self._handle(Changed(shell.settings))
+        shell.on_stop = lambda: self._handle(Stopping())
+
+    def _is_busy(self) -> bool:
+        if not self._service.is_stopping:
+            return self._brain.jobs + self._brain.in_flight > 0
+        return self._brain.in_flight > 0 or bool(self._done) or bool(self._queue and self._queue.queued)
+
+    def _status(self) -> str:
+        return f"{self._brain.jobs} messages, {self._brain.in_flight} orders in flight, {self._brain.waiting} recipients waiting"
+
+    def _handle(self, event: Event) -> None:
+        for command in self._brain.handle(event, time.time_ns() // 1000):
+            self._commands[type(command)](command)
+
+    # --- the queue
+
+    def _opened(self, channel: Channel) -> None:
+        before, self._queue = self._queue, channel
+        if before:
+            self._forget()
+            before.close()
+
+    def _closed(self, channel: Channel) -> None:
+        if channel is self._queue:
+            self._queue = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._done.clear()
+        self._handle(Lost())
+
+    def _frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        handler = self._events.get(type(frame))
+        if handler is None or channel is not self._queue:
+            if descriptor >= 0:
+                os.close(descriptor)
+            channel.close()
+            return
+        handler(frame, descriptor)
+
+    def _job(self, frame: frames.Job, descriptor: int) -> None:
+        self._handle(Arrived(frame, descriptor if descriptor >= 0 else NO_TOKEN))
+
+    def _finish(self, frame: frames.Finish, descriptor: int) -> None:
+        limit = min(self._service.settings.bouncemaxbytes or bounce.MAX_COPY, bounce.MAX_COPY)
+        is_whole = frame.size <= limit
+        content = frame.content
+        if descriptor >= 0:
+            try:
+                content += os.pread(descriptor, limit if is_whole else MAX_HEADER, 0)
+            except OSError as error:
+                journal.note(journal.ERROR, f"{frame.number}: cannot read the message for its bounce: {error.strerror}")
+                is_whole = False
+            finally:
+                os.close(descriptor)
+        if not is_whole:
+            content = header.bounded(header.split(content)[0], MAX_HEADER)
+        self._handle(Finished(frame, content, is_whole))
+
+    def _bounced(self, frame: frames.Bounced, descriptor: int) -> None:
+        self._handle(Committed(frame))
+
+    # --- what the brain wants done
+
+    def _place(self, command: Place) -> None:
+        order = command.order
+        caller = self._local if order.lane == b"local" else self._remote
+        reported = functools.partial(self._reported, order.tag)
+        descriptor = -1
+        if command.token != NO_TOKEN:
+            try:
+                descriptor = os.dup(command.token)
+            except OSError as error:  # no descriptor is free: as good as a lost service
+                journal.note(journal.WARNING, f"{order.number}: cannot hand on its descriptor: {error.strerror}")
+                self._service.loop.call_soon(reported, None, -1)
+                return
+        caller.ask(reported, frames.Order, *order[1:], descriptor=descriptor)
+
+    def _reported(self, order: int, report: frames.Report | None, descriptor: int) -> None:
+        self._handle(Reported(order, report))
+
+    def _release(self, command: Release) -> None:
+        os.close(command.token)
+
+    def _record(self, command: Record) -> None:
+        journal.record(command.event, **command.values)
+
+    def _collect(self, command: frames.Done) -> None:
+        """Recipients of one message that are served within a tick leave in one frame."""
+        if not self._done:
+            self._service.loop.call_soon(self._flush)
+        self._done.setdefault(command.number, []).extend(command.indexes)
+
+    def _flush(self) -> None:
+        done, self._done = self._done, {}
+        if self._queue:
+            for number, indexes in done.items():
+                self._queue.send(frames.Done(number, indexes))
+
+    def _answer(self, command: frames.Frame) -> None:
+        if self._queue:
+            self._queue.send(command)
+
+
+def build(shell: Service) -> None:
+    """Make the brain and its wiring."""
+    Send(shell)
+
+
+if __name__ == "__main__":
+    run("send", build)
