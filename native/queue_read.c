@@ -1,0 +1,327 @@
+/* Reading records back, and the due order as the owner's caller sees it. */
+#include "queue_internal.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* After: q->record holds the message's record, whole and checked, and *view is its parts. */
+int message_read(struct queue *q, struct message *message, struct message_view *view)
+{
+    const struct segment *segment = message->segment;
+    int64_t got;
+
+    if (q->record_room < message->length) {
+        uint8_t *wider = realloc(q->record, message->length);
+        if (!wider)
+            return fail_with(q, Q_MEMORY, "no memory for a record of %u bytes", message->length);
+        q->record = wider;
+        q->record_room = message->length;
+    }
+    got = q->system.read(q->system.context, segment->fd, q->record, message->length, message->offset);
+    if (got < 0)
+        return fail_with(q, Q_IO, "segment %08x at %u: %s", segment->name, message->offset, strerror((int)-got));
+    if ((uint64_t)got == message->length &&
+        record_is_whole(q->record, message->length, segment->generation, segment->stamp) &&
+        take64(q->record + 24) == message->number && record_view(q->record, view) && view->count == message->count)
+        return Q_OK;
+    if (!(message->flags & UNREADABLE)) {
+        message->flags |= UNREADABLE;
+        q->damaged++;
+    }
+    return fail_with(q, Q_DAMAGED, "segment %08x at %u: the record of message %llu is damaged", segment->name,
+                     message->offset, (unsigned long long)message->number);
+}
+
+static uint32_t offset_in(const struct queue *q, const uint8_t *at)
+{
+    return (uint32_t)(at - q->record);
+}
+
+static void job_fill(struct queue *q, const struct message *message, const struct message_view *view,
+                     struct queue_job *job)
+{
+    *job = (struct queue_job){
+        .number = message->number, .birth = view->birth, .flags = view->flags,
+        .record = q->record, .record_length = message->length,
+        .origin_offset = offset_in(q, view->origin), .origin_length = view->origin_length,
+        .sender_offset = offset_in(q, view->sender), .sender_length = view->sender_length,
+        .content_offset = offset_in(q, view->content), .content_length = view->content_length,
+        .large = message->large, .parts = q->parts,
+    };
+}
+
+static int parts_need(struct queue *q, uint32_t count)
+{
+    struct queue_part *wider;
+
+    if (q->parts_room >= count)
+        return Q_OK;
+    wider = realloc(q->parts, count * sizeof *wider);
+    if (!wider)
+        return fail_with(q, Q_MEMORY, "no memory for %u recipients", count);
+    q->parts = wider;
+    q->parts_room = count;
+    return Q_OK;
+}
+
+static void part_fill(struct queue *q, const struct message *message, struct queue_part *part)
+{
+    uint32_t slot = message->slots[part->index];
+    const struct group *group;
+
+    part->lane = part->note = NULL;
+    part->lane_length = part->note_length = 0;
+    part->due = 0;
+    if (slot >= SLOT_FAILED) {
+        part->state = slot == SLOT_DONE ? Q_DONE : Q_FAILED;
+        return;
+    }
+    group = &q->groups[slot];
+    part->due = group->due < 0 ? 0 : group->due;
+    part->state = group->place == NOT_IN_HEAP ? Q_OUT : group->fresh ? Q_NEW : Q_WAITING;
+    if (group->lane != NONE) {
+        part->lane = q->lanes[group->lane].name;
+        part->lane_length = q->lanes[group->lane].length;
+    }
+}
+
+/* A note for every failed recipient: one pass over the notes, not one for each. */
+static void notes_fill(const struct message *message, struct queue_part *parts, uint32_t count)
+{
+    for (const struct note *note = message->notes; note; note = note->next) {
+        uint32_t low = 0, high = count;
+        while (low < high) {
+            uint32_t middle = (low + high) / 2;
+            if (parts[middle].index < note->index)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        if (low < count && parts[low].index == note->index) {
+            parts[low].note = note->text;
+            parts[low].note_length = note->length;
+        }
+    }
+}
+
+/* Which recipients a job names: all, the failed, or those due by `now`. */
+enum { ALL, FAILED_ONES, DUE_ONES };
+
+static int is_named(const struct queue *q, const struct message *message, uint32_t index, int which, int64_t now)
+{
+    uint32_t slot = message->slots[index];
+
+    if (which == ALL)
+        return 1;
+    if (which == FAILED_ONES)
+        return slot == SLOT_FAILED;
+    return slot < SLOT_FAILED && q->groups[slot].place != NOT_IN_HEAP && q->groups[slot].due <= now;
+}
+
+static uint32_t parts_fill(struct queue *q, const struct message *message, const struct message_view *view, int which,
+                           int64_t now)
+{
+    const uint8_t *at = view->addresses;
+    uint32_t named = 0;
+
+    for (uint32_t index = 0; index < message->count; index++) {
+        uint32_t length = take16(at);
+        if (is_named(q, message, index, which, now)) {
+            struct queue_part *part = &q->parts[named++];
+            part->index = index;
+            part->offset = offset_in(q, at + 2);
+            part->length = length;
+            part_fill(q, message, part);
+        }
+        at += 2 + length;
+    }
+    if (which != DUE_ONES)
+        notes_fill(message, q->parts, named);
+    return named;
+}
+
+static void put_off(struct queue *q, struct message *message, int64_t now)
+{
+    if (message->finish != NONE)
+        group_wait(q, message->finish, now + READ_RETRY);
+    for (uint32_t index = 0; index < message->count; index++)
+        if (is_named(q, message, index, DUE_ONES, now))
+            group_wait(q, message->slots[index], now + READ_RETRY);
+}
+
+int queue_due(struct queue *q, int64_t now, struct queue_job *job)
+{
+    while (q->heap_used && q->groups[q->heap[0]].due <= now) {
+        struct message *message = q->groups[q->heap[0]].message;
+        int finish = message->finish == q->heap[0];
+        struct message_view view;
+        int code = message_read(q, message, &view);
+        if (code == Q_MEMORY || parts_need(q, message->count) != Q_OK)
+            return Q_MEMORY;
+        if (code != Q_OK) {
+            put_off(q, message, now);
+            continue;
+        }
+        job_fill(q, message, &view, job);
+        job->kind = finish ? QUEUE_FINISH : QUEUE_ATTEMPT;
+        job->part_count = parts_fill(q, message, &view, finish ? FAILED_ONES : DUE_ONES, now);
+        if (finish)
+            group_take_out(q, message->finish);
+        for (uint32_t part = 0; !finish && part < job->part_count; part++)
+            group_take_out(q, message->slots[q->parts[part].index]);
+        return 1;
+    }
+    return 0;
+}
+
+int queue_next_due(struct queue *q, int64_t *due)
+{
+    if (!q->heap_used)
+        return 0;
+    *due = q->groups[q->heap[0]].due;
+    if (*due < 0)
+        *due = 0;
+    return 1;
+}
+
+static struct message *find_durable(struct queue *q, uint64_t number)
+{
+    struct message *message = index_find(q, number);
+
+    if (message && message->segment)
+        return message;
+    fail_with(q, message ? Q_STATE : Q_UNKNOWN, "message %llu is not %s", (unsigned long long)number,
+              message ? "durable yet" : "known");
+    return NULL;
+}
+
+/* Groups of this message that are out (or wait, if `waiting`) are due now. */
+static int due_now(struct queue *q, uint64_t number, int waiting)
+{
+    struct message *message = find_durable(q, number);
+
+    if (!message)
+        return Q_UNKNOWN;
+    if (message->finish != NONE && !(message->flags & ENDING) &&
+        (q->groups[message->finish].place != NOT_IN_HEAP) == waiting)
+        group_wait(q, message->finish, DUE_RETRY);
+    for (uint32_t index = 0; index < message->count; index++) {
+        uint32_t slot = message->slots[index];
+        if (slot < SLOT_FAILED && (q->groups[slot].place != NOT_IN_HEAP) == waiting &&
+            (!waiting || q->groups[slot].due > DUE_RETRY))
+            group_wait(q, slot, DUE_RETRY);
+    }
+    return Q_OK;
+}
+
+int queue_give_back(struct queue *q, uint64_t number)
+{
+    return due_now(q, number, 0);
+}
+
+int queue_retry(struct queue *q, uint64_t number)
+{
+    return due_now(q, number, 1);
+}
+
+uint64_t queue_retry_all(struct queue *q, const void *lane, size_t lane_length)
+{
+    uint32_t name = lane ? lane_find(q, lane, lane_length) : NONE;
+    uint64_t found = 0;
+
+    if (lane && name == NONE)
+        return 0;
+    for (uint32_t group = 0; group < q->group_used; group++) {
+        const struct group *at = &q->groups[group];
+        if (at->message && at->place != NOT_IN_HEAP && at->due > DUE_RETRY && (!lane || at->lane == name)) {
+            group_wait(q, group, DUE_RETRY);
+            found++;
+        }
+    }
+    return found;
+}
+
+int queue_show(struct queue *q, uint64_t number, struct queue_job *job)
+{
+    struct message *message = find_durable(q, number);
+    struct message_view view;
+    int code;
+
+    if (!message)
+        return index_find(q, number) ? Q_STATE : Q_UNKNOWN;
+    code = message_read(q, message, &view);
+    if (code == Q_OK)
+        code = parts_need(q, message->count);
+    if (code != Q_OK)
+        return code;
+    job_fill(q, message, &view, job);
+    job->part_count = parts_fill(q, message, &view, ALL, 0);
+    return Q_OK;
+}
+
+int queue_open_large(struct queue *q, uint64_t number)
+{
+    struct message *message = find_durable(q, number);
+    char path[PATH_ROOM];
+    int fd;
+
+    if (!message)
+        return index_find(q, number) ? Q_STATE : Q_UNKNOWN;
+    if (!message->large)
+        return fail_with(q, Q_STATE, "message %llu has no file of its own", (unsigned long long)number);
+    large_path(q, number, path);
+    fd = q->system.open(q->system.context, path, O_RDONLY | O_CLOEXEC, 0);
+    return fd >= 0 ? fd : fail_with(q, Q_IO, "%s: %s", path, strerror(-fd));
+}
+
+int queue_is_out(struct queue *q, uint64_t number, uint32_t index)
+{
+    const struct message *message = index_find(q, number);
+
+    return message && message->segment && index < message->count && message->slots[index] < SLOT_FAILED &&
+           q->groups[message->slots[index]].place == NOT_IN_HEAP;
+}
+
+static int number_order(const void *left, const void *right)
+{
+    uint64_t one = *(const uint64_t *)left, two = *(const uint64_t *)right;
+
+    return one < two ? -1 : one > two;
+}
+
+/* The `limit` smallest above `after`: kept in a heap with the largest on top while all are looked at once. */
+static void keep_smallest(uint64_t *heap, size_t used, size_t at)
+{
+    uint64_t number = heap[at];
+
+    for (size_t child; (child = 2 * at + 1) < used; at = child) {
+        if (child + 1 < used && heap[child + 1] > heap[child])
+            child++;
+        if (heap[child] <= number)
+            break;
+        heap[at] = heap[child];
+        heap[child] = number;
+    }
+}
+
+size_t queue_list(struct queue *q, uint64_t after, uint64_t *numbers, size_t limit)
+{
+    size_t used = 0;
+
+    for (uint64_t bucket = 0; bucket < q->bucket_count && limit; bucket++)
+        for (struct message *message = q->buckets[bucket]; message; message = message->chain) {
+            if (message->number <= after || !message->segment)
+                continue;
+            if (used < limit) {
+                numbers[used++] = message->number;
+                for (size_t at = used / 2; used == limit && at--;)
+                    keep_smallest(numbers, used, at);
+            } else if (message->number < numbers[0]) {
+                numbers[0] = message->number;
+                keep_smallest(numbers, used, 0);
+            }
+        }
+    qsort(numbers, used, sizeof *numbers, number_order);
+    return used;
+}

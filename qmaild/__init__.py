@@ -1,0 +1,3 @@
+"""qmaild: qmail rebuilt for systemd."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,356 @@
+"""The queue core as Python values. Knows the core's interface; no frames, no clock, no address syntax.
+
+Times are integer microseconds since the epoch, handed in. One thread calls everything here. Nothing waits for the
+disk but open, close and the reading of a message. What was appended is promised only when its commit is durable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from qmaild._queue import ffi, lib
+
+SEGMENT_BYTES = 32 << 20
+LARGE_BYTES = 256 << 10  # a body above this gets a file of its own
+
+_REASONS = {
+    lib.Q_OWNER: "owner", lib.Q_FORMAT: "format", lib.Q_LOCKED: "locked", lib.Q_IO: "io", lib.Q_SPACE: "space",
+    lib.Q_UNKNOWN: "unknown", lib.Q_STATE: "state", lib.Q_LIMIT: "limit", lib.Q_MEMORY: "memory",
+    lib.Q_DAMAGED: "damaged",
+}  # fmt: skip
+_STATES = {lib.Q_NEW: "new", lib.Q_WAITING: "waiting", lib.Q_OUT: "out", lib.Q_DONE: "done", lib.Q_FAILED: "failed"}
+
+
+class StoreError(Exception):
+    """Why the core refused; the text names what it was about.
+
+    Temporary: space, io, memory. About the directory: owner, format, locked. About the call: unknown (no such
+    message, recipient or staged file), state (it does not allow that), limit (no record can hold it). damaged: the
+    message was good once and can no longer be read.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Job(NamedTuple):
+    """One message with all that is due of it. kind "attempt": recipients are out now. kind "finish": nobody is left
+    undone and notes tell who failed. content is None for a message with a file of its own (open_large)."""
+
+    number: int
+    birth: int
+    flags: int
+    origin: bytes
+    sender: bytes
+    recipients: tuple[tuple[int, bytes], ...]
+    content: bytes | None
+    kind: str
+    size: int
+    notes: tuple[tuple[int, bytes, bytes], ...]
+
+
+class Part(NamedTuple):
+    """One recipient of a message: state is new, waiting, out, done or failed; due is 0 for now; lane is b"" if new."""
+
+    index: int
+    address: bytes
+    state: str
+    lane: bytes
+    due: int
+    note: bytes
+
+
+class Summary(NamedTuple):
+    """One message as people want to see it. due: the earliest of what waits, None if nothing does."""
+
+    number: int
+    birth: int
+    flags: int
+    size: int
+    origin: bytes
+    sender: bytes
+    due: int | None
+    recipients: tuple[Part, ...]
+
+
+class Collected(NamedTuple):
+    """durable: every ticket up to it is decided, and durable unless in failed. staged: numbers of synced files."""
+
+    durable: int
+    failed: list[int]
+    staged: list[int]
+    staged_failed: list[int]
+
+
+class Counts(NamedTuple):
+    """messages; recipients new, waiting and out; bytes; segment files; records skipped; tails cut; bytes not durable yet."""
+
+    messages: int
+    new: int
+    waiting: int
+    out: int
+    bytes_living: int
+    bytes_disk: int
+    segments: int
+    damaged: int
+    torn: int
+    bytes_pending: int
+    bytes_index: int
+
+
+class Staged:
+    """A large message's own file on its way in: write, then sync, then (when collect names it) add; or abort."""
+
+    __slots__ = ("_store", "number", "size")
+
+    def __init__(self, store: Store, number: int) -> None:
+        self._store = store
+        self.number = number  # of the file and of the message to be
+        self.size = 0
+
+    def write(self, content: bytes) -> None:
+        """Append. StoreError space or io: the file is good for abort only."""
+        core = self._store._core
+        self._store._check(lib.queue_stage_write(core, self.number, ffi.from_buffer(content), len(content)))
+        self.size += len(content)
+
+    def sync(self) -> None:
+        """Ask for it to be made durable; collect tells (staged or staged_failed)."""
+        self._store._check(lib.queue_stage_sync(self._store._core, self.number))
+
+    def open(self) -> int:
+        """Return a read-only descriptor of it, the caller's to close."""
+        return self._store._check(lib.queue_stage_open(self._store._core, self.number))
+
+    def abort(self) -> None:
+        """Remove it. After add, or a second time, this does nothing."""
+        if self._store.is_open:
+            lib.queue_stage_abort(self._store._core, self.number)
+
+
+class Store:
+    """The store, open. A file, a lock and two threads; close lets go of them."""
+
+    def __init__(self, core: Any, large_bytes: int) -> None:
+        self._core = core
+        self._message = ffi.new("struct queue_message *")
+        self._number = ffi.new("uint64_t *")
+        self._job = ffi.new("struct queue_job *")
+        self.large_bytes = large_bytes
+        self.eventfd: int = lib.queue_eventfd(core)  # readable while collect has something to say
+
+    @classmethod
+    def open(
+        cls, directory: str, *, segment_bytes: int = SEGMENT_BYTES, large_bytes: int = LARGE_BYTES, create: bool = True
+    ) -> Store:
+        """Replay what is there. StoreError owner, format, locked, io, space, memory, limit; its text names the path."""
+        options = ffi.new("struct queue_options *", {"segment_bytes": segment_bytes, "create": create, "threads": 1})
+        core, text = ffi.new("struct queue **"), ffi.new("char[512]")
+        code = lib.queue_open(core, os.fsencode(directory), options, ffi.NULL, text, len(text))
+        if code != lib.Q_OK:
+            raise StoreError(_REASONS[code], ffi.string(text).decode(errors="replace"))
+        return cls(core[0], large_bytes)
+
+    @property
+    def is_open(self) -> bool:
+        return self._core is not None
+
+    def close(self) -> None:
+        """Commit what was appended, wait for that, let go. A second time does nothing."""
+        if self._core is not None:
+            lib.queue_close(self._core)
+            self._core = None
+
+    def _check(self, code: int) -> int:
+        if code < 0:
+            raise StoreError(_REASONS[code], ffi.string(lib.queue_error(self._core)).decode(errors="replace"))
+        return code
+
+    # --- appending
+
+    def add(
+        self, *, birth: int, flags: int, origin: bytes, sender: bytes, recipients: Sequence[bytes], content: bytes,
+        staged: Staged | None = None, ends: int = 0, serves: tuple[int, int] | None = None,
+    ) -> int:  # fmt: skip
+        """Append a message; return its number. It is due once its commit is durable.
+
+        With staged (synced), content is only what stands before the file's bytes. ends=N: N ends with the same
+        commit. serves=(N, i): with the same commit recipient i of N is done. StoreError space, io, limit, unknown, state.
+        """
+        message, count = self._message, len(recipients)
+        try:
+            addresses = b"".join([len(each).to_bytes(2, "little") + each for each in recipients])
+        except OverflowError as error:
+            raise StoreError("limit", "a forward-path is longer than 65535 bytes") from error
+        message.birth, message.flags, message.recipients = birth, flags, count
+        # The names below keep the buffers alive until the call is over.
+        message.origin, message.origin_length = origin_at, _ = ffi.from_buffer(origin), len(origin)
+        message.sender, message.sender_length = sender_at, _ = ffi.from_buffer(sender), len(sender)
+        message.addresses, message.addresses_length = addresses_at, _ = ffi.from_buffer(addresses), len(addresses)
+        message.content, message.content_length = content_at, _ = ffi.from_buffer(content), len(content)
+        message.ends = ends
+        message.serves, message.serves_index = serves or (0, 0)
+        message.staged = staged.number if staged else 0
+        code = lib.queue_add(self._core, message, self._number)
+        del origin_at, sender_at, addresses_at, content_at
+        if code:
+            self._check(code)
+        return int(self._number[0])
+
+    def done(self, number: int, indexes: Sequence[int]) -> None:
+        """These recipients are served. The last one ends the message unless there are notes. StoreError unknown."""
+        self._check(lib.queue_done(self._core, number, indexes, len(indexes)))
+
+    def fail(self, number: int, index: int, note: bytes) -> None:
+        """This recipient failed for good, and why, for the bounce (4096 bytes of it are kept). StoreError unknown."""
+        self._check(lib.queue_fail(self._core, number, index, ffi.from_buffer(note), len(note)))
+
+    def defer(self, number: int, lane: bytes, due: int, indexes: Sequence[int]) -> None:
+        """These recipients wait in this lane until due. StoreError unknown, limit."""
+        self._check(
+            lib.queue_defer(self._core, number, ffi.from_buffer(lane), len(lane), due, indexes, len(indexes))
+        )
+
+    def end(self, number: int) -> None:
+        """The message is over, whatever its recipients' states. StoreError unknown."""
+        self._check(lib.queue_end(self._core, number))
+
+    def commit(self) -> int:
+        """Hand over all that was appended; return its ticket. Call once per tick, not once per message."""
+        return int(lib.queue_commit(self._core))
+
+    def collect(self) -> Collected:
+        """Take in what was decided since the last call, and reset eventfd."""
+        out = ffi.new("struct queue_collected *")
+        self._check(lib.queue_collect(self._core, out))
+        return Collected(
+            out.durable, _numbers(out.failed, out.failed_count), _numbers(out.staged, out.staged_count),
+            _numbers(out.staged_failed, out.staged_failed_count),
+        )  # fmt: skip
+
+    # --- reading, due order
+
+    def due(self, now: int, limit: int) -> list[Job]:
+        """Take out up to limit messages with all their recipients due at now: new ones first, then earliest due."""
+        jobs: list[Job] = []
+        while len(jobs) < limit and self._check(lib.queue_due(self._core, now, self._job)):
+            jobs.append(_job(self._job))
+        return jobs
+
+    def next_due(self) -> int | None:
+        """Return when something is due next (0: now), None if nothing waits."""
+        due = ffi.new("int64_t *")
+        return int(due[0]) if lib.queue_next_due(self._core, due) else None
+
+    def give_back(self, number: int) -> None:
+        """What is out of this message is due again now. StoreError unknown."""
+        self._check(lib.queue_give_back(self._core, number))
+
+    def retry(self, number: int) -> bool:
+        """What waits of this message is due now; False if there is no such message."""
+        return bool(lib.queue_retry(self._core, number) == lib.Q_OK)
+
+    def retry_all(self, lane: bytes | None = None) -> int:
+        """What waits in this lane (None: in any) is due now; return how many groups of recipients that were."""
+        name = ffi.NULL if lane is None else ffi.from_buffer(lane)
+        return int(lib.queue_retry_all(self._core, name, len(lane or b"")))
+
+    def is_out(self, number: int, index: int) -> bool:
+        return bool(lib.queue_is_out(self._core, number, index))
+
+    def read(self, number: int) -> bytes:
+        """Return the whole content. StoreError unknown, state (not durable yet, or it has a file), damaged, io."""
+        job = self._show(number)
+        if job.large:
+            raise StoreError("state", f"message {number} has a file of its own")
+        return bytes(ffi.buffer(job.record + job.content_offset, job.content_length))
+
+    def open_large(self, number: int) -> tuple[bytes, int]:
+        """Return what stands before the file, and a read-only descriptor of it, the caller's to close."""
+        descriptor = self._check(lib.queue_open_large(self._core, number))
+        try:
+            job = self._show(number)
+        except StoreError:
+            os.close(descriptor)
+            raise
+        return bytes(ffi.buffer(job.record + job.content_offset, job.content_length)), descriptor
+
+    def _show(self, number: int) -> Any:
+        self._check(lib.queue_show(self._core, number, self._job))
+        return self._job
+
+    def messages(self, after: int, limit: int) -> list[Summary]:
+        """Return up to limit messages with numbers above after, ascending; those that cannot be read are left out."""
+        numbers = ffi.new("uint64_t[]", max(limit, 1))
+        found = lib.queue_list(self._core, after, numbers, max(limit, 0))
+        shown: list[Summary] = []
+        for at in range(found):
+            if lib.queue_show(self._core, numbers[at], self._job) == lib.Q_OK:
+                shown.append(_summary(self._job))
+        return shown
+
+    def counts(self) -> Counts:
+        out = ffi.new("struct queue_counts *")
+        lib.queue_counts(self._core, out)
+        return Counts(
+            out.messages, out.fresh, out.waiting, out.out, out.living, out.disk, out.segments, out.damaged, out.torn,
+            out.pending, out.index_bytes,
+        )  # fmt: skip
+
+    # --- large messages
+
+    def stage(self) -> Staged:
+        """Begin a file for a large message. StoreError space, io."""
+        self._check(lib.queue_stage(self._core, self._number))
+        return Staged(self, int(self._number[0]))
+
+
+def _numbers(array: Any, count: int) -> list[int]:
+    return list(array[0:count]) if count else []
+
+
+def _parts(job: Any) -> Iterable[Any]:
+    return (job.parts[at] for at in range(job.part_count))
+
+
+def _job(job: Any) -> Job:
+    record = bytes(ffi.buffer(job.record, job.record_length))
+    origin, sender, content = job.origin_offset, job.sender_offset, job.content_offset
+    recipients: tuple[tuple[int, bytes], ...] = ()
+    notes: tuple[tuple[int, bytes, bytes], ...] = ()
+    is_attempt = job.kind == lib.QUEUE_ATTEMPT
+    if is_attempt:
+        recipients = tuple((part.index, record[part.offset : part.offset + part.length]) for part in _parts(job))
+    else:
+        notes = tuple(
+            (part.index, record[part.offset : part.offset + part.length], _bytes(part.note, part.note_length))
+            for part in _parts(job)
+        )
+    length = job.content_length
+    return Job(
+        job.number, job.birth, job.flags, record[origin : origin + job.origin_length],
+        record[sender : sender + job.sender_length], recipients,
+        None if job.large else record[content : content + length],
+        "attempt" if is_attempt else "finish", length + job.large, notes,
+    )  # fmt: skip
+
+
+def _summary(job: Any) -> Summary:
+    parts = tuple(
+        Part(part.index, _bytes(job.record + part.offset, part.length), _STATES[part.state],
+             _bytes(part.lane, part.lane_length), part.due, _bytes(part.note, part.note_length))
+        for part in _parts(job)
+    )  # fmt: skip
+    waiting = [part.due for part in parts if part.state in ("new", "waiting")]
+    return Summary(
+        job.number, job.birth, job.flags, job.content_length + job.large,
+        _bytes(job.record + job.origin_offset, job.origin_length),
+        _bytes(job.record + job.sender_offset, job.sender_length), min(waiting, default=None), parts,
+    )  # fmt: skip
+
+
+def _bytes(at: Any, length: int) -> bytes:
+    return bytes(ffi.buffer(at, length)) if length else b""
