@@ -1,0 +1,1 @@
+"""The benchmark: qmaild and its peers side by side. See README.md."""

@@ -1,0 +1,139 @@
+"""The load: what is sent, by Postfix's smtp-source, and where it ends up. Knows no server but its port."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+BYTES = 4096
+USERS = ("u1", "u2", "u3", "u4")
+LOCAL_DOMAIN = "local.test"
+SINK_DOMAIN = "relay.test"
+FAN_OUT = 1000  # recipients of one message; Postfix's own limit for a transaction
+DONE_SECONDS = 600
+WARM_UP = 100  # messages before the clock starts: a server that is up is measured, not one that comes up
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is measured. A unit is one message, or in a fan-out one delivery."""
+
+    name: str
+    forward_paths: tuple[str, ...]
+    held: bool = False
+    recipients: int = 1
+    reuse: bool = False
+
+    @property
+    def is_relayed(self) -> bool:
+        return not self.held and self.forward_paths[0].endswith("@" + SINK_DOMAIN)
+
+    def messages(self, wanted: int, sessions: int) -> int:
+        """How many messages a run sends: a fan-out one for each session."""
+        return sessions if self.recipients > 1 else wanted
+
+
+_SINK = (f"user@{SINK_DOMAIN}",)
+_MAILDIRS = tuple(f"{user}@{LOCAL_DOMAIN}" for user in USERS)
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("accept", _SINK, held=True),
+        Workload("accept-reused", _SINK, held=True, reuse=True),
+        Workload("maildir", _MAILDIRS),
+        Workload("relay", _SINK),
+        Workload("fanout", _SINK, recipients=FAN_OUT),
+    )
+}
+DEFAULT_WORKLOADS = ("accept", "maildir", "relay", "fanout")
+
+
+class LoadError(RuntimeError):
+    """The load did not go through; a run like that has no figures."""
+
+
+def send(root: Path, workload: Workload, port: int, messages: int, sessions: int) -> None:
+    """Send `messages` over `sessions` sessions at once, shared equally by the forward-paths; wait for all replies.
+
+    `root` is where Postfix's programs are.
+    """
+    paths = workload.forward_paths
+    shares = len(paths) if sessions >= len(paths) else 1
+    started = [
+        subprocess.Popen(
+            ["chroot", str(root), "/usr/sbin/smtp-source", "-4", "-l", str(BYTES), *(["-d"] if workload.reuse else []),
+             "-s", str(_share(sessions, shares, n)), "-m", str(_share(messages, shares, n)),
+             "-f", "sender@client.test", "-t", paths[n],
+             *(["-r", str(workload.recipients)] if workload.recipients > 1 else []), f"127.0.0.1:{port}"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for n in range(shares)
+    ]  # fmt: skip
+    for process in started:
+        printed, _ = process.communicate()
+        if process.returncode != 0:
+            raise LoadError(f"smtp-source: exit {process.returncode}: {printed[-2000:]}")
+
+
+def _share(total: int, shares: int, n: int) -> int:
+    return total // shares + (n < total % shares)
+
+
+class Sink:
+    """Our sink (sink.c) as a process, and its counters."""
+
+    def __init__(self, program: Path, port: int, folder: Path) -> None:
+        self.port = port
+        counters = folder / "sink.counters"
+        self._process = subprocess.Popen(
+            [program, "smtp", str(port), counters], stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "ready\n":
+            raise LoadError("the sink did not start")
+        with counters.open("rb") as file:
+            self._counters = mmap.mmap(file.fileno(), 24, access=mmap.ACCESS_READ)
+
+    def recipients(self) -> int:
+        """Recipients of all messages taken so far."""
+        return int(struct.unpack("=QQQ", self._counters[:24])[2])
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._counters.close()
+
+
+def compile_sink(folder: Path) -> Path:
+    """Build sink.c with the system's compiler and return the program."""
+    program = folder / "sink"
+    source = Path(__file__).with_name("sink.c")
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+    return program
+
+
+def count_files(folders: list[Path]) -> int:
+    """Entries of all these folders; one that is not there has none."""
+    return sum(len(list(folder.iterdir())) for folder in folders if folder.is_dir())
+
+
+def await_count(count: Callable[[], int], wanted: int, what: str) -> None:
+    """Wait until `count` has reached `wanted`, looking rarely while far away: looking costs CPU too."""
+    begun = time.monotonic()
+    before, looked = count(), begun
+    while before < wanted:
+        if looked - begun > DONE_SECONDS:
+            raise LoadError(f"{what}: {before} of {wanted} after {DONE_SECONDS} s")
+        time.sleep(0.02)
+        now = count()
+        if now > before:
+            speed = (now - before) / (time.monotonic() - looked)
+            time.sleep(min(1.0, 0.5 * max(0, wanted - now) / speed))
+        before, looked = now, time.monotonic()
