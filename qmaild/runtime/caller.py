@@ -39,6 +39,8 @@ class Caller:
         self._tag = 0
         self._idle: asyncio.TimerHandle | None = None
         self._backlog: list[tuple[frames.Frame, int]] = []
+        self._backlog_bytes = 0
+        self.on_drained: Callable[[], None] | None = None  # the server has taken everything
         self._tries = 0
 
     @property
@@ -53,7 +55,7 @@ class Caller:
     @property
     def queued(self) -> int:
         """Bytes the server has not taken yet: who streams bodies waits while this is large."""
-        return self._channel.queued if self._channel else 0
+        return self._channel.queued if self._channel else self._backlog_bytes
 
     def ask(self, done: Answered, kind: Callable[..., Any], *fields: Any, descriptor: int = -1) -> int:
         """Send kind(tag, *fields) and call done with its answer. Returns the tag."""
@@ -88,6 +90,8 @@ class Caller:
             self._channel.send(frame, descriptor)
             return
         self._backlog.append((frame, descriptor))
+        if isinstance(frame, frames.Data):
+            self._backlog_bytes += len(frame.content)
         if len(self._backlog) == 1:
             self._tries = 0
             self._loop.call_soon(self._connect)
@@ -106,8 +110,9 @@ class Caller:
                 self._fail()
             return
         self._channel = Channel(self._loop, sock, self._answer, self._lost)
+        self._channel.on_drained = self.on_drained
         self._channel.send(self._hello)
-        backlog, self._backlog = self._backlog, []
+        backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
         for frame, descriptor in backlog:
             self._channel.send(frame, descriptor)
 
@@ -137,7 +142,7 @@ class Caller:
         self._fail()
 
     def _fail(self) -> None:
-        backlog, self._backlog = self._backlog, []
+        backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
         for _, descriptor in backlog:
             if descriptor >= 0:
                 os.close(descriptor)

@@ -47,7 +47,7 @@ class Channel:
 
     __slots__ = (
         "_descriptors", "_flushing", "_loop", "_on_close", "_on_frame", "_paused", "_queue", "_reader",
-        "_sock", "_writing", "peer", "queued", "state",
+        "_sock", "_writing", "on_drained", "peer", "queued", "state",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Channel:
         self.queued = 0  # bytes written by us that the peer has not taken: owners bound it
         self.peer = peer_of(sock)
         self.state: Any = None  # whatever the owner keeps for this connection
+        self.on_drained: Callable[[], None] | None = None  # the peer has taken everything: writers may go on
         loop.add_reader(sock.fileno(), self._readable)
 
     @property
@@ -185,6 +186,8 @@ class Channel:
         if self._writing and self.is_open:
             self._writing = False
             self._loop.remove_writer(self._sock.fileno())
+        if self.on_drained is not None and self.is_open:
+            self.on_drained()
 
     def _next_batch(self) -> tuple[bytes, int]:
         """Take the frames that may leave together: all up to one with a descriptor, which leaves alone."""

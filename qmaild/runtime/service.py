@@ -48,6 +48,7 @@ class Service:
         self.on_stop: Callable[[], None] = lambda: None
         self.on_exit: Callable[[], None] = lambda: None
         self._acceptors: list[tuple[socket.socket, Callable[[socket.socket], None]]] = []
+        self.stop_seconds = STOP_SECONDS  # doors let a message under way end; below the unit's TimeoutStopSec=
         self._idle_since = time.monotonic()
         self._stop_by = 0.0
         for number, socket_name in daemon.listen_fds_with_names().items():
@@ -94,11 +95,11 @@ class Service:
         self._idle_since = time.monotonic()
 
     def stop(self) -> None:
-        """Begin to stop: accept nothing more, let what is under way end, be gone in STOP_SECONDS at most."""
+        """Begin to stop: accept nothing more, let what is under way end, be gone in stop_seconds at most."""
         if self.is_stopping:
             return
         self.is_stopping = True
-        self._stop_by = time.monotonic() + STOP_SECONDS
+        self._stop_by = time.monotonic() + self.stop_seconds
         daemon.notify("STOPPING=1")
         self.stop_accepting()
         self.on_stop()

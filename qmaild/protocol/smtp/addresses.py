@@ -1,0 +1,92 @@
+"""Paths and parameters of MAIL and RCPT by RFC 5321's grammar. Gives addresses as the queue stores them: unquoted."""
+
+from __future__ import annotations
+
+import re
+
+from qmaild.message.address import MAX_ADDRESS
+
+MAX_DOMAIN = 255  # RFC 5321 4.5.3.1.2
+
+# RFC 5321 4.1.2, with RFC 6531 3.3 for bytes from 128 up. No alternative starts as another does, so no
+# input makes the matcher try twice. Differs from the RFC: _ in host names, which the real world has.
+_ATOM = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]+"
+_QUOTED = rb'"(?:[ !#-\[\]-~\x80-\xff]|\\[ -~])*"'
+_LABEL = rb"[A-Za-z0-9_\x80-\xff]+(?:-+[A-Za-z0-9_\x80-\xff]+)*"
+_DOMAIN = _LABEL + rb"(?:\." + _LABEL + rb")*"
+_LITERAL = rb"\[[!-Z^-~]+\]"
+_ROUTE = rb"(?:@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*:)?"
+_MAILBOX = rb"(?:(" + _ATOM + rb"(?:\." + _ATOM + rb")*)|(" + _QUOTED + rb"))@(" + _DOMAIN + rb"|" + _LITERAL + rb")"
+
+# Blanks after the colon are not in the grammar, but in many clients.
+_KEYWORD = {
+    b"FROM:": re.compile(rb"FROM:[ \t]*<", re.IGNORECASE),
+    b"TO:": re.compile(rb"TO:[ \t]*<", re.IGNORECASE),
+}
+_PATH = re.compile(_ROUTE + _MAILBOX + rb">")
+_POSTMASTER = re.compile(rb"(postmaster)>", re.IGNORECASE)
+_PAIR = re.compile(rb"\\(.)")
+_PARAMETER = re.compile(rb"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([!-<>-~\x80-\xff]+))?")
+
+
+class PathError(ValueError):
+    """The argument holds no path where one must be."""
+
+
+def parse(argument: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
+    """Return (address, text of the parameters) of `FROM:<...> ...` or `TO:<...> ...`; None if it does not begin so.
+
+    The null reverse-path gives an empty address, <postmaster> one without @. A source route is dropped
+    (RFC 5321 appendix C). PathError: there is something between the brackets that is no path.
+    """
+    start = _KEYWORD[keyword].match(argument)
+    if start is None:
+        return None
+    place = start.end()
+    found = _PATH.match(argument, place)
+    if found is None:
+        return _special(argument, place, keyword)
+    local, quoted, domain = found.groups()
+    if quoted is not None:
+        local = _PAIR.sub(rb"\1", quoted[1:-1])
+    address = local + b"@" + domain
+    if len(domain) > MAX_DOMAIN or len(address) > MAX_ADDRESS:
+        raise PathError("the path is too long")
+    if not address.isascii():
+        _check_utf8(address)
+    return address, argument[found.end() :]
+
+
+def _special(argument: bytes, place: int, keyword: bytes) -> tuple[bytes, bytes]:
+    """The two paths that are no mailbox: <> as a reverse-path, <postmaster> as a forward-path."""
+    if keyword == b"FROM:" and argument.startswith(b">", place):
+        return b"", argument[place + 1 :]
+    found = _POSTMASTER.match(argument, place)
+    if keyword == b"TO:" and found:
+        return found[1], argument[found.end() :]
+    raise PathError("no path")
+
+
+def _check_utf8(address: bytes) -> None:
+    try:
+        address.decode("utf-8")
+    except UnicodeDecodeError:
+        raise PathError("neither ASCII nor UTF-8") from None
+
+
+def parameters(text: bytes) -> dict[bytes, bytes | None] | None:
+    """Return keyword (upper case) to value of ` KEY=value KEY ...`; None if it is malformed or one comes twice."""
+    found: dict[bytes, bytes | None] = {}
+    if not text:
+        return found
+    if text[:1] != b" ":
+        return None
+    for word in text.split():
+        match = _PARAMETER.fullmatch(word)
+        if match is None:
+            return None
+        key = match[1].upper()
+        if key in found:
+            return None
+        found[key] = match[2]
+    return found

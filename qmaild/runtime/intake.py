@@ -1,0 +1,156 @@
+"""How a door hands a message to the queue: whole if it is small, as it streams in if it is large.
+
+Memory is bounded twice: a message is held here only up to MAX_WHOLE bytes, and all messages together up to
+MAX_HELD; beyond either it is streamed. A door stops reading its client while `is_congested`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qmaild.protocol import frames
+from qmaild.runtime.caller import Caller
+
+MAX_WHOLE = 256 << 10  # a message up to here goes as one frame: the queue keeps those in its segments
+MAX_HELD = 64 << 20  # of all messages under way; more are streamed from their next piece on
+MAX_STREAMS = 200  # below what the queue takes on one connection
+HIGH_WATER = 1 << 20  # bytes that the queue has not taken: above it nothing more is read from large messages
+PIECE = 64 << 10  # of one Data frame
+
+Answer = frames.Accepted | frames.Refused | None
+Answered = Callable[[Answer], None]
+
+_NO_STREAM = frames.Refused(0, frames.TEMPORARY, b"4.3.1", b"too many large messages at this moment")
+
+
+class Intake:
+    """The connection of one process to the queue. All its drafts share it."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._waiting: list[Callable[[], None]] = []
+        self.held = 0  # bytes of unfinished messages in memory
+        self.streams = 0
+        caller.on_drained = self._drained
+
+    @property
+    def outstanding(self) -> int:
+        """Messages and streams without an answer yet."""
+        return self._caller.outstanding
+
+    @property
+    def is_congested(self) -> bool:
+        return self._caller.queued > HIGH_WATER
+
+    def when_drained(self, go_on: Callable[[], None]) -> None:
+        """Call go_on once, when the queue has taken what was written or is lost."""
+        self._waiting.append(go_on)
+
+    def draft(self) -> Draft:
+        """Begin a message."""
+        return Draft(self, self._caller)
+
+    def _drained(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for go_on in waiting:
+                go_on()
+
+    def lost(self) -> None:
+        """A stream's answer came early: whoever waits for room must look again."""
+        self._drained()
+
+
+class Draft:
+    """One message on its way to the queue: write() pieces, then finish() or abort(), once."""
+
+    __slots__ = ("_answer", "_caller", "_done", "_intake", "_is_answered", "_parts", "_size", "_tag")
+
+    def __init__(self, intake: Intake, caller: Caller) -> None:
+        self._intake = intake
+        self._caller = caller
+        self._parts: list[bytes] = []
+        self._size = 0  # bytes in _parts
+        self._tag = 0  # of the open stream
+        self._done: Answered | None = None
+        self._is_answered = False  # early: the rest of a stream is of no use
+        self._answer: Answer = None
+
+    @property
+    def is_streaming(self) -> bool:
+        return self._tag != 0
+
+    def write(self, text: bytes) -> None:
+        """Take the next piece of the content."""
+        if self._tag:
+            self._stream(text)
+            return
+        if self._is_answered:
+            return
+        self._parts.append(text)
+        self._size += len(text)
+        self._intake.held += len(text)
+        if self._size > MAX_WHOLE or self._intake.held > MAX_HELD:
+            self._open()
+
+    def finish(
+        self, done: Answered, prefix: bytes, flags: int, origin: bytes, sender: bytes, recipients: list[bytes],
+        serves: tuple[int, int] = (0, 0),
+    ) -> None:  # fmt: skip
+        """End the message; done is called once with the queue's answer, None if it was lost. Perhaps at once."""
+        if self._is_answered:
+            done(self._answer)
+            return
+        self._done = done
+        if self._tag:
+            self._caller.send(frames.End(self._tag, flags, origin, sender, recipients, prefix, *serves))
+            return
+        content = b"".join([prefix, *self._parts])
+        self._release()
+        self._caller.ask(self._whole_answered, frames.Message, flags, origin, sender, recipients, content, *serves)
+
+    def abort(self) -> None:
+        """Drop the message. Nothing of it is stored."""
+        self._release()
+        self._is_answered = True
+        if self._tag:
+            tag, self._tag = self._tag, 0
+            self._intake.streams -= 1
+            self._caller.send(frames.Abort(tag))
+            self._caller.forget(tag)
+
+    def _release(self) -> None:
+        self._intake.held -= self._size
+        self._parts = []
+        self._size = 0
+
+    def _open(self) -> None:
+        parts = self._parts
+        self._release()
+        if self._intake.streams >= MAX_STREAMS:
+            self._is_answered = True
+            self._answer = _NO_STREAM
+            return
+        self._intake.streams += 1
+        self._tag = self._caller.ask(self._stream_answered, frames.Open)
+        for part in parts:
+            self._stream(part)
+
+    def _stream(self, text: bytes) -> None:
+        for place in range(0, len(text), PIECE):
+            self._caller.send(frames.Data(self._tag, text[place : place + PIECE]))
+
+    def _whole_answered(self, answer: Any, descriptor: int) -> None:
+        if self._done:
+            self._done(answer)
+
+    def _stream_answered(self, answer: Any, descriptor: int) -> None:
+        self._tag = 0
+        self._intake.streams -= 1
+        self._is_answered = True
+        self._answer = answer
+        if self._done:
+            self._done(answer)
+        else:
+            self._intake.lost()

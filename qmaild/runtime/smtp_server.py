@@ -1,0 +1,403 @@
+"""SMTP sessions on sockets: aiosmtpd's server class underneath, the grammar of protocol/smtp in its place of work.
+
+The only importer of aiosmtpd. Its class gives session, envelope and the rare verbs (VRFY, HELP). Commands
+and bodies go through the sans-IO grammar in one synchronous loop a read: no task, no timer and no
+coroutine for a session or a message, which is where the stock class spends its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiosmtpd import smtp as aiosmtpd
+
+from qmaild.control import events
+from qmaild.control.settings import Settings
+from qmaild.message import trace
+from qmaild.policy import smtp as policy
+from qmaild.protocol import frames
+from qmaild.protocol.smtp import replies, session
+from qmaild.protocol.smtp.replies import Reply
+from qmaild.runtime import journal
+from qmaild.runtime.intake import Draft, Intake
+from qmaild.runtime.lookup import Lookup
+
+READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
+MAX_BUFFERED = 64 << 10  # commands read ahead while an answer is awaited
+SWEEP_SECONDS = 5.0  # how often all sessions are looked at for the timeout
+CLOSE_SECONDS = 3.0  # at a stop, for clients that do not read what was said to them
+MAX_CLIENTS_KNOWN = 10_000
+
+
+class Server:
+    """What all sessions of one process share: settings, the way to the queue and to the users, counts, one timer.
+
+    share: how many processes serve the same sockets; concurrencyincoming is divided among them,
+    clientconcurrency is each one's (a client's sessions do not spread evenly).
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, settings: Settings, intake: Intake, lookup: Lookup,
+        on_count: Callable[[int], None], share: int = 1,
+    ) -> None:  # fmt: skip
+        self.loop = loop
+        self.intake = intake
+        self.lookup = lookup
+        self.sessions: set[Connection] = set()
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self._on_count = on_count
+        self._by_client: dict[bytes, int] = {}
+        self._clients: dict[str, policy.Client] = {}
+        self._share = share
+        self.configure(settings)
+        self._sweep()
+
+    def configure(self, settings: Settings) -> None:
+        """Take these settings for everything asked from now on."""
+        self.settings = settings
+        self.profile = session.Profile(settings.me, settings.smtpgreeting, settings.databytes)
+        self._clients.clear()
+        self.lookup.forget()
+        prototype = aiosmtpd.SMTP(None, hostname=settings.me.decode("ascii", "replace"), loop=self.loop)
+        prototype._smtp_methods = {
+            name: method for name, method in prototype._smtp_methods.items() if name.encode() in session.VERBS
+        }
+        self.prototype = vars(prototype)
+
+    def accept(self, sock: socket.socket) -> None:
+        """Begin a session on a fresh connection, or refuse it."""
+        try:
+            address = sock.getpeername()[0]
+        except OSError:  # gone before we looked
+            sock.close()
+            return
+        who = self._who(address)
+        sessions = len(self.sessions) * self._share
+        refusal = policy.session(self.settings, who, sessions, self._by_client.get(who.address, 0))
+        sock.setblocking(False)
+        if refusal:
+            self._refuse(sock, who, refusal)
+            return
+        connection = Connection(self, who)
+        self._by_client[who.address] = self._by_client.get(who.address, 0) + 1
+        self.sessions.add(connection)
+        self._on_count(len(self.sessions))
+        self.loop.create_task(self._connect(connection, sock))
+
+    async def _connect(self, connection: Connection, sock: socket.socket) -> None:
+        await self.loop.connect_accepted_socket(lambda: connection, sock)
+
+    def _who(self, address: str) -> policy.Client:
+        who = self._clients.get(address)
+        if who is None:
+            if len(self._clients) >= MAX_CLIENTS_KNOWN:
+                self._clients.clear()
+            who = self._clients[address] = policy.client(address, self.settings)
+        return who
+
+    def _refuse(self, sock: socket.socket, who: policy.Client, reply: Reply) -> None:
+        try:
+            sock.send(reply.encode())
+        except OSError:
+            pass  # it is refused all the same
+        sock.close()
+        journal.record(events.REFUSED, peer=who.address, protocol=b"smtp", command=b"connection",
+                       code=reply.code, enhanced=reply.enhanced, text=reply.text)  # fmt: skip
+
+    def ended(self, connection: Connection) -> None:
+        self.sessions.discard(connection)
+        address = connection.who.address
+        left = self._by_client[address] - 1
+        if left:
+            self._by_client[address] = left
+        else:
+            del self._by_client[address]
+        self._on_count(len(self.sessions))
+
+    def is_in_data(self) -> bool:
+        """Return whether a message is under way: a stop waits for those."""
+        return any(each.is_in_data for each in self.sessions)
+
+    def stop(self) -> None:
+        """Say 421 in every session as soon as it stands between commands."""
+        for each in list(self.sessions):
+            each.stop()
+        self.loop.call_later(CLOSE_SECONDS, self._abort_rest)
+
+    def _abort_rest(self) -> None:
+        """End the sessions whose clients do not take the 421."""
+        for each in list(self.sessions):
+            if not each.is_in_data and each.transport is not None:
+                each.transport.abort()
+
+    def _sweep(self) -> None:
+        oldest = self.loop.time() - self.settings.timeoutsmtpd
+        for each in [each for each in self.sessions if each.last_heard < oldest]:
+            each.time_out()
+        self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
+    """One session. Between feed and answer it holds at most MAX_BUFFERED bytes of commands and its draft's share."""
+
+    transport: Any
+    session: Any
+    envelope: Any
+
+    def __init__(self, server: Server, who: policy.Client) -> None:
+        # aiosmtpd's own __init__ looks through all members of itself, for each connection: it ran once, for all.
+        self.__dict__.update(server.prototype)
+        self.who = who
+        self.last_heard = server.loop.time()
+        self._server = server
+        self._grammar = session.Session(server.profile)
+        self._draft: Draft | None = None
+        self._hops = trace.Hops()
+        self._size = 0
+        self._flags = 0
+        self._tried = 0
+        self._begun = 0.0
+        self._is_running = False
+        self._is_reading = True
+        self._is_choked = False
+        self._is_eof = False
+        self._said: list[bytes] = []
+
+    @property
+    def is_in_data(self) -> bool:
+        return self._grammar.is_in_data
+
+    # --- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.session = self._create_session()
+        self.envelope = self._create_envelope()
+        self._grammar.greet()
+        self._advance()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.last_heard = self._server.loop.time()
+        self._grammar.feed(bytes(self._server.buffer[:nbytes]))
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """Keep the socket for the answers that are still to come to what was sent before."""
+        self._is_eof = True
+        return self._grammar.is_waiting
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._draft and not self._grammar.is_waiting:
+            self._draft.abort()
+        self.transport = None
+        self._server.ended(self)
+
+    def pause_writing(self) -> None:
+        """The client does not read our replies: read none of its commands."""
+        self._is_choked = True
+        self._read_if_possible()
+
+    def resume_writing(self) -> None:
+        self._is_choked = False
+        self._read_if_possible()
+
+    def stop(self) -> None:
+        self._grammar.close_soon(policy.SHUTTING_DOWN)
+        if self.transport is not None:
+            self._advance()
+
+    def time_out(self) -> None:
+        """The client was silent for too long; one that waits for us is not to blame."""
+        if self.transport is None or (self._grammar.is_waiting and not self._is_choked):
+            return
+        if self.transport.is_closing() or self._is_choked:
+            self.transport.abort()
+            return
+        self.transport.write(policy.TIMED_OUT.encode())
+        self.transport.close()
+
+    # --- the loop
+
+    def _advance(self) -> None:
+        """Do everything that can be done now, then write once."""
+        if self._is_running:
+            return
+        self._is_running = True
+        grammar = self._grammar
+        event: Any = grammar.next_event()
+        while event is not None:
+            _HANDLERS[type(event)](self, event)
+            event = grammar.next_event()
+        self._is_running = False
+        if self.transport is None:
+            return
+        # While an answer is awaited the replies before it wait too: they leave together.
+        if not grammar.is_waiting:
+            out = grammar.take_replies()
+            if out:
+                self.transport.write(out)
+            if grammar.state is session.State.CLOSED or self._is_eof:
+                self.transport.close()
+        self._read_if_possible()
+
+    def _answer(self, reply: Reply) -> None:
+        self._grammar.answer(reply)
+
+    def _resume(self, reply: Reply) -> None:
+        """Answer what was waiting, and go on with what came meanwhile."""
+        self._grammar.answer(reply)
+        self.last_heard = self._server.loop.time()
+        self._advance()
+
+    def _read_if_possible(self) -> None:
+        """Read on unless commands pile up, replies pile up, or the queue does not keep up."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        is_congested = self._draft is not None and self._draft.is_streaming and self._server.intake.is_congested
+        wanted = not (is_congested or self._is_choked or self._grammar.buffered > MAX_BUFFERED)
+        if is_congested and self._is_reading:
+            self._server.intake.when_drained(self._read_if_possible)
+        if wanted != self._is_reading:
+            self._is_reading = wanted
+            if wanted:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    # --- what the grammar asks
+
+    def _sender(self, event: session.Sender) -> None:
+        reply = policy.sender(self._server.settings, event.size)
+        if reply.is_success:
+            self.envelope = self._create_envelope()
+            self.envelope.mail_from = event.address
+            self.envelope.smtp_utf8 = event.is_utf8
+            self._flags = (frames.FLAG_8BIT if event.is_8bit else 0) | (frames.FLAG_UTF8 if event.is_utf8 else 0)
+            self._tried = 0
+            self._begun = self._server.loop.time()
+        else:
+            self._note_refusal(b"MAIL", reply, sender=event.address)
+        self._answer(reply)
+
+    def _recipient(self, event: session.Recipient) -> None:
+        settings = self._server.settings
+        address = event.address
+        if address.endswith(b"]"):
+            own = policy.client(self.transport.get_extra_info("sockname")[0], settings).address
+            address = policy.own_literal(settings, address, own)
+        verdict = policy.recipient(settings, self.who, self.envelope.mail_from, address, self._tried)
+        self._tried += 1
+        if isinstance(verdict, Reply):
+            self._answer(self._recipient_reply(address, verdict))
+            return
+        known = self._server.lookup.known(verdict.address)
+        if known is not None:
+            self._answer(self._recipient_reply(address, policy.looked_up(known)))
+        else:
+            self._server.lookup.ask(verdict.address, functools.partial(self._looked_up, address))
+
+    def _looked_up(self, address: bytes, answer: frames.Is | None) -> None:
+        if self.transport is not None:
+            self._resume(self._recipient_reply(address, policy.looked_up(answer)))
+
+    def _recipient_reply(self, address: bytes, reply: Reply) -> Reply:
+        if reply.is_success:
+            self.envelope.rcpt_tos.append(address)
+        else:
+            self._note_refusal(b"RCPT", reply, sender=self.envelope.mail_from, recipient=address)
+        return reply
+
+    def _data(self, event: session.Data) -> None:
+        self._draft = self._server.intake.draft()
+        self._hops = trace.Hops()
+        self._answer(replies.GO_AHEAD)
+
+    def _content(self, event: session.Content) -> None:
+        if self._draft and event.text:
+            self._hops.feed(event.text)
+            self._draft.write(event.text)
+
+    def _end_of_data(self, event: session.EndOfData) -> None:
+        draft, envelope = self._draft, self.envelope
+        assert draft is not None  # the grammar gives no end without DATA
+        self._hops.feed(event.text)
+        refusal = policy.message(self._server.settings, event.problem, self._hops.count)
+        if refusal:
+            draft.abort()
+            self._draft = None
+            self._note_refusal(b"DATA", refusal, sender=envelope.mail_from)
+            self._answer(refusal)
+            return
+        draft.write(event.text)
+        self._size = event.size
+        protocol = b"UTF8SMTP" if envelope.smtp_utf8 else self._protocol().upper()
+        prefix = trace.received(self._grammar.helo, self.who.address, self._server.settings.me, protocol,
+                                int(time.time()))  # fmt: skip
+        origin = b"%b %b" % (self._protocol(), self.who.address)
+        draft.finish(self._stored, prefix, self._flags, origin, envelope.mail_from, envelope.rcpt_tos)
+
+    def _stored(self, answer: frames.Accepted | frames.Refused | None) -> None:
+        self._draft = None
+        reply = policy.stored(answer, int(time.time()))
+        envelope = self.envelope
+        if isinstance(answer, frames.Accepted):
+            journal.record(
+                events.ACCEPTED, message=answer.number, sender=envelope.mail_from, recipients=len(envelope.rcpt_tos),
+                bytes=self._size, peer=self.who.address, helo=self._grammar.helo, protocol=self._protocol(),
+                took=self._server.loop.time() - self._begun)  # fmt: skip
+        else:
+            self._note_refusal(b"DATA", reply, sender=envelope.mail_from)
+        if self.transport is not None:
+            self._resume(reply)
+
+    def _rare(self, event: session.Rare) -> None:
+        """Let aiosmtpd answer. Its coroutine waits for nothing but push(), which is ours and does not wait."""
+        self.session.host_name = self._grammar.helo.decode("ascii", "replace")
+        self.session.extended_smtp = self._grammar.is_extended
+        method = getattr(self, f"smtp_{event.verb.decode()}")
+        coroutine = method(event.argument.decode("ascii", "replace") or None)
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            pass
+        else:
+            coroutine.close()
+        said, self._said = self._said, []
+        self._grammar.answer_lines(b"".join(said) or replies.NOT_IMPLEMENTED.encode())
+
+    async def push(self, status: str | bytes) -> None:
+        """Take a reply from aiosmtpd, which knows no enhanced status codes (RFC 2034 wants one in every reply)."""
+        text = status if isinstance(status, bytes) else status.encode("ascii", "replace")
+        code = int(text[:3])
+        self._said.append(Reply(code, b"%d.0.0" % (code // 100), replies.safe_text(text[4:])).encode())
+
+    def _getaddr(self, arg: str) -> tuple[str, str]:
+        """VRFY reveals nothing, so there is nothing to parse (and no header parser to feed by strangers)."""
+        return arg, ""
+
+    def _protocol(self) -> bytes:
+        return b"esmtp" if self._grammar.is_extended else b"smtp"
+
+    def _note_refusal(self, command: bytes, reply: Reply, **fields: bytes) -> None:
+        journal.record(
+            events.REFUSED, peer=self.who.address, helo=self._grammar.helo, protocol=self._protocol(), command=command,
+            code=reply.code, enhanced=reply.enhanced, text=reply.text, **fields)  # fmt: skip
+
+
+_HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
+    session.Sender: Connection._sender,
+    session.Recipient: Connection._recipient,
+    session.Data: Connection._data,
+    session.Content: Connection._content,
+    session.EndOfData: Connection._end_of_data,
+    session.Rare: Connection._rare,
+}
