@@ -1,0 +1,133 @@
+"""Things are killed, stopped and upgraded while mail flows: nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .hosts import LOAD, USERS, Host, host
+from .machines import RELEASES, Network
+from .packages import build_packages
+
+SERVICES = ("smtpd", "queue", "send", "local", "spawn")
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def one(request: pytest.FixtureRequest) -> Iterator[Host]:
+    with Network() as network, host("one", request.param, network) as machine:
+        yield machine
+
+
+class Load:
+    """A sender that runs inside a machine; the report says which messages were accepted, refused or failed."""
+
+    def __init__(self, machine: Host, seconds: float, pause: float = 0.005) -> None:
+        machine.write("/root/load.py", LOAD)
+        self._process = machine.popen(["python3", "/root/load.py", str(seconds), ",".join(USERS), str(pause)],
+                                      stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)  # fmt: skip
+
+    def report(self, timeout: float = 120) -> dict[str, list[int]]:
+        printed, _ = self._process.communicate(timeout=timeout)
+        found: dict[str, list[int]] = {"accepted": [], "refused": [], "trouble": []}
+        for outcome, number in re.findall(r"^(\w+) (\d+)", printed, re.M):
+            found[outcome].append(int(number))
+        return found
+
+
+def clear(machine: Host) -> None:
+    machine.run("rm -rf /home/*/Maildir")
+
+
+def assert_all_arrive(machine: Host, accepted: list[int], timeout: float = 200) -> None:
+    machine.wait_for(lambda: set(accepted) <= set(machine.subjects()), timeout, f"{len(accepted)} accepted messages")
+
+
+def test_killing_each_component_in_turn_under_load_loses_nothing(one: Host) -> None:
+    clear(one)
+    load = Load(one, 15)
+    killed = 0
+    for service in SERVICES * 2:
+        time.sleep(1.2)  # the load itself is a matter of time: each kill meets some of it
+        pid = one.main_pid(service)
+        if pid:
+            one.run(["kill", "-9", str(pid)])
+            killed += 1
+    report = load.report()
+    assert killed >= len(SERVICES)
+    assert len(report["accepted"]) > 100 and report["refused"] == []
+    one.run(["qmailctl", "queue", "retry", "all"])
+    assert_all_arrive(one, report["accepted"])
+
+
+def test_twenty_kills_in_ten_seconds_do_not_close_the_door(one: Host) -> None:
+    end = time.monotonic() + 10
+    kills = 0
+    while kills < 20 and time.monotonic() < end + 20:
+        pid = one.main_pid("smtpd")
+        if pid:
+            kills += one.run(["kill", "-9", str(pid)], check=False).returncode == 0
+        else:
+            one.run("timeout 0.2 bash -c 'exec 3<>/dev/tcp/127.0.0.1/25; head -c1 <&3' || true")
+        time.sleep(0.1)
+    assert kills == 20
+    assert one.wait_for(lambda: one.smtp("NOOP")[0].startswith("220"), what="a greeting")
+    assert one.run(["systemctl", "is-active", "qmaild-smtpd-loopback.socket"]).stdout.strip() in ("active", "running")
+
+
+def test_a_machine_that_dies_keeps_what_it_accepted(one: Host) -> None:
+    clear(one)
+    load = Load(one, 4)
+    time.sleep(3)
+    one.kill()
+    report = load.report()
+    assert len(report["accepted"]) > 20
+    one.boot()
+    one.run(["qmailctl", "queue", "retry", "all"])
+    assert_all_arrive(one, report["accepted"])
+
+
+def test_an_upgrade_while_mail_flows_refuses_no_connection_and_loses_nothing(one: Host) -> None:
+    later = build_packages(one.release, "+1")
+    clear(one)
+    one.run("echo hi | mail -s start joe", user="sue")
+    before = {service: one.main_pid(service) for service in ("queue", "send", "local")}
+    load = Load(one, 30, pause=0.02)
+    time.sleep(1)
+    one.install(later)
+    version = one.run(["dpkg-query", "-W", "-f", "${Version}", "qmaild"]).stdout
+    assert version.endswith("+1")
+    report = load.report()
+    assert report["refused"] == []
+    assert len(report["accepted"]) > 100
+    after = {service: one.main_pid(service) for service in before}
+    assert all(after[service] != before[service] for service in before), "every service runs the new code"
+    one.run(["qmailctl", "queue", "retry", "all"])
+    assert_all_arrive(one, report["accepted"])
+
+
+def test_a_full_disk_is_answered_452_and_service_resumes(one: Host) -> None:
+    one.run("systemctl stop qmaild-queue.service; mv /var/lib/qmaild/queue /var/lib/qmaild/aside; mkdir /var/lib/qmaild/queue; "
+            "mount -t tmpfs -o size=72m,mode=0700,uid=$(id -u qmaild-queue),gid=$(id -g qmaild-queue) tmpfs /var/lib/qmaild/queue")  # fmt: skip
+    try:
+        one.write("/home/joe/.qmail", "|exit 111\n", owner="joe", mode=0o600)
+        script = (
+            "import smtplib\n"
+            "body = 'Subject: big\\r\\n\\r\\n' + ('x' * 990 + '\\r\\n') * 240\n"
+            "for n in range(400):\n"
+            "    try:\n"
+            "        with smtplib.SMTP('127.0.0.1') as s: s.sendmail('a@b.test', ['joe'], body)\n"
+            "    except smtplib.SMTPDataError as e: print(e.smtp_code, e.smtp_error.decode()); break\n"
+        )
+        assert one.run(["python3", "-c", script], timeout=300).stdout.startswith("452 4.3.1")
+        one.run("rm /home/joe/.qmail")
+        one.run(["qmailctl", "queue", "retry", "all"])
+        one.wait_for(lambda: one.queue() == [], 60, "the queue drains although the disk is full")
+        one.run("echo hi | mail -s room-again sue", user="joe")
+        assert one.wait_for_mail("sue", "Subject: room-again")
+    finally:
+        one.run("systemctl stop qmaild-queue.service; umount /var/lib/qmaild/queue; rmdir /var/lib/qmaild/queue; "
+                "mv /var/lib/qmaild/aside /var/lib/qmaild/queue", check=False)  # fmt: skip
