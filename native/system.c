@@ -21,6 +21,18 @@ static int is_absence(int error)
     return error == 0 || error == ENOENT || error == ESRCH || error == EBADF;
 }
 
+/* A name service that fails is passed over when the next one answers "no": with `passwd: files systemd` and no
+   descriptor left, everyone but root and nobody is absent. So absence counts only while the first source can be read. */
+static int confirm_absence(void)
+{
+    int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return errno == ENOENT ? SYSTEM_ABSENT : errno;
+    close(fd);
+    return SYSTEM_ABSENT;
+}
+
 /* by name if there is one, else by uid */
 static int look_up(const char *name, uint32_t uid, struct system_account *account)
 {
@@ -44,7 +56,7 @@ static int look_up(const char *name, uint32_t uid, struct system_account *accoun
     } while ((error == ERANGE || error == EINTR) && room < TEXT_MOST);
     if (!found) {
         system_account_free(account);
-        return is_absence(error) ? SYSTEM_ABSENT : error;
+        return is_absence(error) ? confirm_absence() : error;
     }
     account->uid = entry.pw_uid;
     account->gid = entry.pw_gid;
