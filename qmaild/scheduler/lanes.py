@@ -29,7 +29,7 @@ class Share:
 
     def take(self, room: int) -> list[int]:
         begin = self.next
-        self.next = begin + min(room, self.batch)
+        self.next = min(begin + room, begin + self.batch, len(self.positions))
         return self.positions[begin : self.next]
 
     @property

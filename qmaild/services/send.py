@@ -38,14 +38,13 @@ class Send:
             frames.Failed: self._answer, frames.Deferred: self._answer, frames.Ended: self._answer, frames.Bounce: self._answer,
         }  # fmt: skip
         shell.serve("manage", self._frame, self._closed, self._opened)
-        shell.is_busy = self._is_busy
+        shell.is_busy = lambda: self._brain.jobs + self._brain.in_flight > 0
+        shell.is_unfinished = self._is_unfinished
         shell.status = self._status
         shell.on_reload = lambda: self._handle(Changed(shell.settings))
         shell.on_stop = lambda: self._handle(Stopping())
 
-    def _is_busy(self) -> bool:
-        if not self._service.is_stopping:
-            return self._brain.jobs + self._brain.in_flight > 0
+    def _is_unfinished(self) -> bool:
         return self._brain.in_flight > 0 or bool(self._done) or bool(self._queue and self._queue.queued)
 
     def _status(self) -> str:

@@ -1,0 +1,330 @@
+"""send as a process: the queue, local and remote around it are small peers of this test that speak frames."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmaild.protocol import frames
+from qmaild.runtime.channel import Channel
+
+TREE = Path(__file__).resolve().parents[2]
+SECONDS = 20.0  # no test takes this long; a hung one ends here
+
+
+class Peer:
+    """One end of a connection: frames come out of receive(), with their descriptors."""
+
+    def __init__(self, channel_of: Callable[[Any, Any], Channel]) -> None:
+        self.arrived: asyncio.Queue[tuple[Any, int]] = asyncio.Queue()
+        self.closed = asyncio.Event()
+        self.channel = channel_of(lambda channel, frame, descriptor: self.arrived.put_nowait((frame, descriptor)),
+                                  lambda channel: self.closed.set())  # fmt: skip
+
+    async def receive(self) -> tuple[Any, int]:
+        return await asyncio.wait_for(self.arrived.get(), SECONDS)
+
+    async def frame(self) -> Any:
+        return (await self.receive())[0]
+
+    def send(self, frame: Any, descriptor: int = -1) -> None:
+        self.channel.send(frame, descriptor)
+
+
+class Server:
+    """local or remote: each connection becomes a Peer whose Hello has been read."""
+
+    def __init__(self, path: Path) -> None:
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.setblocking(False)
+        self.listener.bind(str(path))
+        self.listener.listen(8)
+
+    async def accept(self) -> Peer:
+        loop = asyncio.get_running_loop()
+        sock, _ = await asyncio.wait_for(loop.sock_accept(self.listener), SECONDS)
+        peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close))
+        assert await peer.frame() == frames.Hello(frames.VERSION, b"send")
+        return peer
+
+
+class House:
+    """A running send, the sockets around it, and its journal."""
+
+    def __init__(self, directory: Path, **control: str) -> None:
+        self.directory = directory
+        (directory / "control").mkdir()
+        (directory / "run").mkdir()
+        for name, content in {"me": "host.example", "idleexit": "0", **control}.items():
+            self.control(name, content)
+        self.local = Server(directory / "run" / "local.sock")
+        self.remote = Server(directory / "run" / "remote.sock")
+        self.listeners = {name: self._listen(name) for name in ("manage", "control")}
+        self.process = self._start()
+
+    def control(self, name: str, content: str) -> None:
+        (self.directory / "control" / name).write_text(content + "\n")
+
+    def _listen(self, name: str) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.directory / f"{name}.sock"))
+        listener.listen(8)
+        return listener
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        first, second = (os.dup2(listener.fileno(), number) for listener, number in zip(self.listeners.values(), (60, 61)))
+        environment = {
+            "PATH": os.environ["PATH"], "PYTHONPATH": str(TREE), "QMAILD_CONTROL": str(self.directory / "control"),
+            "QMAILD_RUN": str(self.directory / "run"), "QMAILD_STANDALONE": str(self.directory),
+            "LISTEN_FDS": "2", "LISTEN_FDNAMES": "manage:control",
+        }  # fmt: skip
+        script = 'exec 3<&60 4<&61 60<&- 61<&-; LISTEN_PID=$$ exec "$@"'
+        process = subprocess.Popen(["/bin/bash", "-c", script, "send", sys.executable, "-m", "qmaild.services.send"],
+                                   env=environment, pass_fds=(first, second), cwd=self.directory)  # fmt: skip
+        os.close(first)
+        os.close(second)
+        return process
+
+    async def connect(self, name: str) -> Peer:
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(str(self.directory / f"{name}.sock"))
+        peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close))
+        peer.send(frames.Hello(frames.VERSION, b"queue"))
+        return peer
+
+    async def command(self, *words: bytes) -> frames.Answer:
+        peer = await self.connect("control")
+        peer.send(frames.Command(1, list(words)))
+        answer: frames.Answer = await peer.frame()
+        peer.channel.close()
+        return answer
+
+    def journal(self, event: str) -> list[dict[str, str]]:
+        path = self.directory / "journal"
+        records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [record for record in records if record.get("QMAILD_EVENT") == event]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for listener in (*self.listeners.values(), self.local.listener, self.remote.listener):
+            listener.close()
+
+
+def run(house: House, scene: Callable[[House], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await asyncio.wait_for(scene(house), SECONDS)
+
+    asyncio.run(whole())
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    yield made
+    made.close()
+
+
+def job(number: int, *recipients: bytes, content: bytes = b"Subject: x\n\nhello\n", descriptor: int = 0,
+        sender: bytes = b"sender@away.example", birth: int = 0) -> frames.Job:  # fmt: skip
+    return frames.Job(number, birth or time.time_ns() // 1000, 0, b"smtp", sender, list(range(len(recipients))), list(recipients),
+                      len(content), content, descriptor)  # fmt: skip
+
+
+def report(order: frames.Order, outcomes: bytes, text: bytes = b"said") -> frames.Report:
+    count = len(outcomes)
+    codes = [{75: 250, 90: 450, 68: 550}[byte] for byte in outcomes]
+    return frames.Report(order.tag, outcomes, codes, [b"%d.1.1" % (code // 100) for code in codes], [text] * count, [b"192.0.2.1"] * count)
+
+
+def memfd(content: bytes) -> int:
+    descriptor = os.memfd_create("body")
+    os.write(descriptor, content)
+    return descriptor
+
+
+def test_served_recipients_of_both_channels_are_done_and_recorded(house: House) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        queue.send(job(7, b"user@host.example", b"a@Far.example", b"b@far.example"))
+        local, remote = await house.local.accept(), await house.remote.accept()
+        first, second = await local.frame(), await remote.frame()
+        assert (first.lane, first.recipients, first.indexes) == (b"local", [b"user@host.example"], [0])
+        assert (second.lane, second.recipients, second.indexes) == (b"remote:far.example", [b"a@Far.example", b"b@far.example"], [1, 2])
+        assert second.content == b"Subject: x\n\nhello\n"
+        local.send(report(first, b"K"))
+        assert await queue.frame() == frames.Done(7, [0])
+        remote.send(report(second, b"KK"))
+        assert await queue.frame() == frames.Done(7, [1, 2])
+        records = house.journal("delivery")
+        assert [record["QMAILD_RECIPIENT"] for record in records] == ["user@host.example", "a@Far.example", "b@far.example"]
+        assert {record["QMAILD_OUTCOME"] for record in records} == {"success"}
+
+    run(house, scene)
+
+
+def test_a_descriptor_rides_with_every_order_and_none_stays_open(house: House) -> None:
+    async def scene(house: House) -> None:
+        held = f"/proc/{house.process.pid}/fd"
+        queue = await house.connect("manage")
+        queue.send(job(8, b"user@host.example", b"a@far.example", descriptor=1, content=b"Prefix: 1\n"), memfd(b"Subject: big\n\nbody\n"))
+        local, remote = await house.local.accept(), await house.remote.accept()
+        for peer in (local, remote):
+            order, descriptor = await peer.receive()
+            assert order.content == b"Prefix: 1\n"
+            assert os.pread(descriptor, 100, 0) == b"Subject: big\n\nbody\n"
+            os.close(descriptor)
+            peer.send(report(order, b"K"))
+            await queue.frame()
+        assert not [name for name in os.listdir(held) if "memfd" in os.readlink(f"{held}/{name}")]
+
+    run(house, scene)
+
+
+def test_a_temporary_failure_is_deferred_with_its_lane_and_a_permanent_one_noted(house: House) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        now = time.time_ns() // 1000
+        queue.send(job(9, b"a@far.example", b"b@far.example", birth=now))
+        remote = await house.remote.accept()
+        order = await remote.frame()
+        remote.send(report(order, b"ZD", b"no such user"))
+        answers = {type(frame): frame for frame in (await queue.frame(), await queue.frame())}
+        deferred = answers[frames.Deferred]
+        assert (deferred.number, deferred.lane, deferred.indexes) == (9, b"remote:far.example", [0])
+        assert now + 398_000_000 < deferred.due < now + 460_000_000
+        assert answers[frames.Failed] == frames.Failed(9, 1, b"5.1.1 550 192.0.2.1\nno such user\n")
+
+    run(house, scene)
+
+
+def test_a_lost_service_defers_its_orders_for_a_minute_at_most_and_is_asked_again(house: House) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        queue.send(job(10, b"a@far.example"))
+        remote = await house.remote.accept()
+        await remote.frame()
+        remote.channel.close()
+        deferred = await queue.frame()
+        assert (deferred.number, deferred.indexes) == (10, [0])
+        assert deferred.due <= time.time_ns() // 1000 + 60_000_000
+        queue.send(job(10, b"a@far.example"))
+        remote = await house.remote.accept()
+        remote.send(report(await remote.frame(), b"K"))
+        assert await queue.frame() == frames.Done(10, [0])
+
+    run(house, scene)
+
+
+def test_finish_is_answered_by_a_bounce_and_its_commit_is_recorded(house: House) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        original = b"Subject: lost\n\nhello\n"
+        queue.send(frames.Finish(11, 1_000_000, 0, b"smtp", b"sender@away.example", [b"a@far.example"],
+                                 [b"5.1.1 550 192.0.2.1\nno such user\n"], len(original), original, 0))  # fmt: skip
+        bounce = await queue.frame()
+        assert (bounce.number, bounce.sender, bounce.recipients) == (11, b"", [b"sender@away.example"])
+        assert email.message_from_bytes(bounce.content).get_payload(2).get_payload(0)["Subject"] == "lost"
+        queue.send(frames.Bounced(11, 12))
+        await house.command(b"status")
+        record = house.journal("bounced")[0]
+        assert (record["QMAILD_MESSAGE"], record["QMAILD_BOUNCE"]) == ("11", "12")
+
+    run(house, scene)
+
+
+def test_a_large_message_goes_back_as_its_header_section(tmp_path: Path) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        body = b"Subject: large\n\n" + b"x" * 70 * 1024
+        prefix = b"Received: from x\n"
+        queue.send(frames.Finish(13, 1_000_000, 0, b"smtp", b"sender@away.example", [b"a@far.example"], [b"5.1.1 550 \nno\n"],
+                                 len(prefix) + len(body), prefix, 1), memfd(body))  # fmt: skip
+        bounce = await queue.frame()
+        part = email.message_from_bytes(bounce.content).get_payload(2)
+        assert part.get_content_type() == "text/rfc822-headers"
+        assert part.get_payload() == "Return-Path: <sender@away.example>\nReceived: from x\nSubject: large\n"
+
+    made = House(tmp_path)
+    try:
+        run(made, scene)
+    finally:
+        made.close()
+
+
+def test_a_reload_holds_and_frees_a_channel(house: House) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        house.control("concurrencyremote", "0")
+        assert (await house.command(b"reload")).code == 0
+        queue.send(job(14, b"a@far.example"))
+        while b" 1 recipients waiting" not in (await house.command(b"status")).text:
+            pass
+        house.control("concurrencyremote", "many")
+        answer = await house.command(b"reload")
+        assert answer.code == 1 and b"concurrencyremote:1" in answer.text
+        house.control("concurrencyremote", "5")
+        house.control("smtproutes", ":relay.example")
+        assert (await house.command(b"reload")).code == 0
+        remote = await house.remote.accept()
+        order = await remote.frame()
+        assert order.lane == b"remote:@"
+        remote.send(report(order, b"K"))
+        assert await queue.frame() == frames.Done(14, [0])
+
+    run(house, scene)
+
+
+def test_sigterm_lets_what_is_in_flight_end_and_leaves_the_rest_unanswered(tmp_path: Path) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        queue.send(job(15, b"a@far.example", b"b@other.example"))
+        remote = await house.remote.accept()
+        order = await remote.frame()
+        house.process.send_signal(signal.SIGTERM)
+        queue.send(job(16, b"c@third.example"))
+        loop = asyncio.get_running_loop()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(queue.arrived.get(), 0.2)
+        remote.send(report(order, b"K"))
+        assert await queue.frame() == frames.Done(15, [order.indexes[0]])
+        await asyncio.wait_for(queue.closed.wait(), SECONDS)
+        assert await loop.run_in_executor(None, house.process.wait) == 0
+        assert queue.arrived.empty() and remote.arrived.empty()
+
+    made = House(tmp_path, concurrencyremote="1")
+    try:
+        run(made, scene)
+    finally:
+        made.close()
+
+
+def test_a_new_queue_connection_replaces_the_old_one(house: House) -> None:
+    async def scene(house: House) -> None:
+        before = await house.connect("manage")
+        before.send(job(17, b"a@far.example"))
+        remote = await house.remote.accept()
+        stale = await remote.frame()
+        after = await house.connect("manage")
+        await asyncio.wait_for(before.closed.wait(), SECONDS)
+        after.send(job(17, b"a@far.example"))
+        order = await remote.frame()
+        remote.send(report(stale, b"D"))
+        remote.send(report(order, b"K"))
+        assert await after.frame() == frames.Done(17, [0])
+        assert after.arrived.empty()
+
+    run(house, scene)
