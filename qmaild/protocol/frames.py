@@ -291,6 +291,15 @@ class NeedsProgram(NamedTuple):
     tag: int
 
 
+class Exists(NamedTuple):
+    """Is there a dot-qmail file for this extension? Answered by Is."""
+
+    tag: int
+    home: bytes
+    dash: bytes
+    extension: bytes
+
+
 # Inject: the C client to inject.
 class Invoke(NamedTuple):
     """Run as this program with these arguments and variables; its input follows as Data frames and EndOfInput of the same tag.
@@ -342,7 +351,7 @@ LETTERS: dict[bytes, type[Frame]] = {
     b"l": List, b"L": Listed,
     b"J": Job, b"F": Finish, b"d": Done, b"f": Failed, b"z": Deferred, b"e": Ended, b"b": Bounce, b"B": Bounced,
     b"o": Order, b"R": Report, b"w": Who, b"i": Is, b"c": Connect, b"C": Connected, b"N": NotConnected,
-    b"D": Deliver, b"X": Delivered, b"P": NeedsProgram, b"I": Invoke, b".": EndOfInput, b">": Output, b"x": Exit,
+    b"D": Deliver, b"X": Delivered, b"P": NeedsProgram, b"?": Exists, b"I": Invoke, b".": EndOfInput, b">": Output, b"x": Exit,
     b"q": Command, b"a": Answer,
 }  # fmt: skip
 

@@ -1,0 +1,143 @@
+"""The child's side of its socket: orders in by batches, answers out, until the other end is closed.
+
+It runs as the recipient, has no event loop and writes no log. In the program unit each delivery that may run
+programs gets a process of its own, so that a program that hangs holds up nobody but itself.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+from collections import deque
+from typing import Any
+
+from qmaild.delivery.local import Deliverer
+from qmaild.delivery.outcome import temporary
+from qmaild.protocol import frames, netstring
+
+READ_BYTES = 64 << 10
+BATCH = 100  # orders answered together
+MAX_WORKERS = 8  # programs of one user at a time
+_ANCILLARY = socket.CMSG_SPACE(16 * 4)
+
+Order = tuple[Any, int]
+
+
+class Inbox:
+    """Orders as they come. Anything but a Deliver or Exists is a stream out of step: the end."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader = netstring.Reader(frames.MAX_FRAME)
+        self._descriptors: deque[int] = deque()
+
+    def take(self) -> list[Order]:
+        """Wait for orders and return all that are there; none at the end of the stream."""
+        orders: list[Order] = []
+        while len(orders) < BATCH:
+            try:
+                wait = socket.MSG_DONTWAIT if orders else 0
+                data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | wait)
+            except BlockingIOError:
+                break
+            except OSError:
+                return []
+            if not data or flags & socket.MSG_CTRUNC:
+                return orders
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    received = array.array("i")
+                    received.frombytes(content[: len(content) - len(content) % received.itemsize])
+                    self._descriptors.extend(received)
+            orders += [self._order(frames.decode(payload)) for payload in self._reader.feed(data)]
+        return orders
+
+    def _order(self, frame: Any) -> Order:
+        if not isinstance(frame, frames.Deliver | frames.Exists):
+            raise frames.FrameError("not an order")
+        if isinstance(frame, frames.Deliver) and frame.descriptor:
+            if not self._descriptors:
+                raise frames.FrameError("a frame announced a descriptor that did not come")
+            return frame, self._descriptors.popleft()
+        return frame, -1
+
+
+def serve(sock: socket.socket, host: bytes, has_programs: bool) -> None:
+    """Answer orders until the end of the stream. A stream out of step raises ValueError."""
+    sock.setblocking(True)
+    deliverer = Deliverer(host, has_programs)
+    if has_programs:
+        _Workers(sock, deliverer).run()
+        return
+    inbox = Inbox(sock)
+    while orders := inbox.take():
+        sock.sendall(b"".join([frames.encode(answer) for answer in deliverer.answer(orders)]))
+
+
+class _Workers:
+    """One forked process per order, a bounded number at a time; each leaves its answer in a pipe."""
+
+    def __init__(self, sock: socket.socket, deliverer: Deliverer) -> None:
+        self._sock = sock
+        self._deliverer = deliverer
+        self._inbox = Inbox(sock)
+        self._waiting: deque[Order] = deque()
+        self._running: dict[int, tuple[int, int, bytearray]] = {}  # pipe to (process, tag, answer so far)
+
+    def run(self) -> None:
+        is_open = True
+        while is_open or self._waiting or self._running:
+            poll = select.poll()
+            for pipe in self._running:
+                poll.register(pipe, select.POLLIN)
+            # No more is read than can be begun: what waits, waits in the socket, where local sees it.
+            if is_open and not self._waiting:
+                poll.register(self._sock.fileno(), select.POLLIN)
+            for ready, _ in poll.poll(0 if self._may_start() else None):
+                if ready != self._sock.fileno():
+                    self._collect(ready)
+                else:
+                    orders = self._inbox.take()
+                    self._waiting.extend(orders)
+                    is_open = bool(orders)
+            while self._may_start():
+                self._start(self._waiting.popleft())
+
+    def _may_start(self) -> bool:
+        return bool(self._waiting) and len(self._running) < MAX_WORKERS
+
+    def _start(self, order: Order) -> None:
+        if isinstance(order[0], frames.Exists):
+            self._sock.sendall(frames.encode(self._deliverer.answer([order])[0]))
+            return
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        process = os.fork()
+        if process == 0:
+            try:
+                self._sock.close()  # or local would not notice our end
+                answers = self._deliverer.answer([order])
+                with os.fdopen(writing, "wb") as out:
+                    out.write(b"".join([frames.encode(answer) for answer in answers]))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        if order[1] >= 0:
+            os.close(order[1])
+        self._running[reading] = (process, order[0].tag, bytearray())
+
+    def _collect(self, pipe: int) -> None:
+        process, tag, answer = self._running[pipe]
+        data = os.read(pipe, READ_BYTES)
+        if data:
+            answer += data
+            return
+        os.close(pipe)
+        del self._running[pipe]
+        os.waitpid(process, 0)
+        # Killed, by the user perhaps: what it did is unknown, and unknown is temporary.
+        self._sock.sendall(answer or frames.encode(frames.Delivered(tag, _DIED.outcome, _DIED.enhanced, _DIED.text, b"", [])))
+
+
+_DIED = temporary(b"4.3.0", b"the deliverer was ended before it was done")

@@ -1,0 +1,191 @@
+"""The children that deliver: one for each uid, made by spawn, kept while there is work, bounded in number.
+
+A child is hostile: it may say anything, stop, or die. Whatever was asked of a child that is lost is answered
+None, which is temporary; one that stays silent for too long is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from qmaild.protocol import frames
+from qmaild.runtime.channel import Channel
+
+MAX_CHILDREN = 64
+IDLE_SECONDS = 30.0  # then a child is closed, so that everything can go to rest
+SWEEP_SECONDS = 5.0
+MAX_ANSWER = 8 << 20  # one frame of a child: the longest list of forwards
+MAX_OUTSTANDING = 1000  # of one child
+SPAWN_IDLE_SECONDS = 5.0  # rule 11: only the client closes
+_REQUEST = struct.Struct("!II")
+_VERSION = 1
+
+Answered = Callable[[Any], None]
+
+
+class _Child:
+    __slots__ = ("channel", "heard", "uid", "waiting")
+
+    def __init__(self, uid: int, now: float) -> None:
+        self.uid = uid
+        self.channel: Channel | None = None
+        self.waiting: dict[int, Answered] = {}
+        self.heard = now  # when it last answered, or was last asked while it had nothing to do
+
+
+class Children:
+    """The children of one unit, whose spawner listens at path. patience: seconds until a silent child is given up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, patience: float, limit: int = MAX_CHILDREN) -> None:
+        self._loop = loop
+        self._path = path
+        self._patience = patience
+        self._limit = limit
+        self._children: dict[int, _Child] = {}  # least recently used first
+        self._held: deque[tuple[int, Answered, frames.Frame, int]] = deque()  # for uids that have to wait for a place
+        self._spawner: socket.socket | None = None
+        self._spawner_used = 0.0
+        self._tag = 0
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def outstanding(self) -> int:
+        return sum([len(child.waiting) for child in self._children.values()]) + len(self._held)
+
+    @property
+    def count(self) -> int:
+        return len(self._children)
+
+    def ask(self, uid: int, done: Answered, kind: Callable[..., Any], *fields: Any, descriptor: int = -1) -> None:
+        """Send kind(tag, *fields) to the child of uid; done gets its answer or None, once. The descriptor is ours from here."""
+        self._tag += 1
+        frame = kind(self._tag, *fields)
+        # While some wait for a place all stand in line: else busy children would keep theirs for ever.
+        child = None if self._held else self._children.get(uid) or self._make(uid)
+        if child is None:
+            self._held.append((uid, done, frame, descriptor))
+        else:
+            self._put(child, done, frame, descriptor)
+
+    def close(self) -> None:
+        """Close all children; what was asked is answered None."""
+        held, self._held = self._held, deque()
+        for _, done, _, descriptor in held:
+            if descriptor >= 0:
+                os.close(descriptor)
+            done(None)
+        for child in list(self._children.values()):
+            if child.channel:
+                child.channel.close()
+        self._close_spawner()
+        if self._sweeper:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def _put(self, child: _Child, done: Answered, frame: frames.Frame, descriptor: int) -> None:
+        if child.channel is None or not child.channel.is_open or len(child.waiting) >= MAX_OUTSTANDING:
+            if descriptor >= 0:
+                os.close(descriptor)
+            self._loop.call_soon(done, None)
+            return
+        if not child.waiting:
+            child.heard = self._loop.time()
+        child.waiting[frame[0]] = done
+        self._children[child.uid] = self._children.pop(child.uid)
+        child.channel.send(frame, descriptor)
+
+    def _make(self, uid: int) -> _Child | None:
+        """Return a new child for uid, or None if every place is taken by one that works."""
+        if len(self._children) >= self._limit:
+            idle = next((child for child in self._children.values() if not child.waiting), None)
+            if idle is None:
+                return None
+            if idle.channel:
+                idle.channel.close()
+        child = _Child(uid, self._loop.time())
+        self._children[uid] = child
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            if self._request(uid, theirs):
+                child.channel = Channel(self._loop, ours, self._answer, self._lost, MAX_ANSWER)
+                child.channel.state = child
+            else:
+                ours.close()
+                self._loop.call_soon(self._forget, child)
+        if not self._sweeper:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        return child
+
+    def _request(self, uid: int, end: socket.socket) -> bool:
+        """Ask spawn for a child at this end of the pair. A spawner that was restarted is connected to anew."""
+        self._spawner_used = self._loop.time()
+        for _ in range(2):
+            try:
+                if self._spawner is None:
+                    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                    self._spawner = sock
+                    sock.connect(self._path)
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", end.fileno()))]
+                return self._spawner.sendmsg([_REQUEST.pack(_VERSION, uid)], rights, socket.MSG_NOSIGNAL) == _REQUEST.size
+            except OSError:
+                self._close_spawner()
+        return False
+
+    def _close_spawner(self) -> None:
+        if self._spawner:
+            self._spawner.close()
+            self._spawner = None
+
+    def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        child: _Child = channel.state
+        done = child.waiting.pop(frame[0], None)
+        if descriptor >= 0:
+            os.close(descriptor)
+        if done is None:
+            channel.close()
+            return
+        child.heard = self._loop.time()
+        done(frame)
+        if self._held and not child.waiting:
+            self._next_held()
+
+    def _lost(self, channel: Channel) -> None:
+        child: _Child = channel.state
+        self._forget(child)
+
+    def _forget(self, child: _Child) -> None:
+        if self._children.get(child.uid) is child:
+            del self._children[child.uid]
+        waiting, child.waiting = child.waiting, {}
+        for done in waiting.values():
+            done(None)
+        if self._held:
+            self._loop.call_soon(self._next_held)
+
+    def _next_held(self) -> None:
+        """Give places to those that wait for one, as far as there are any."""
+        for _ in range(len(self._held)):
+            uid, done, frame, descriptor = self._held.popleft()
+            child = self._children.get(uid) or self._make(uid)
+            if child is None:
+                self._held.appendleft((uid, done, frame, descriptor))
+                return
+            self._put(child, done, frame, descriptor)
+
+    def _sweep(self) -> None:
+        """Close what is idle and give up what is silent; the timer rests while there is no child."""
+        now = self._loop.time()
+        for child in list(self._children.values()):
+            silent = now - child.heard
+            if child.channel and silent >= (self._patience if child.waiting else IDLE_SECONDS):
+                child.channel.close()
+        if self._spawner and now - self._spawner_used >= SPAWN_IDLE_SECONDS:
+            self._close_spawner()
+        busy = self._children or self._spawner
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep) if busy else None

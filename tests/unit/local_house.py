@@ -1,0 +1,93 @@
+"""Local delivery in a standalone directory: local, spawn and program as real processes, and what tests ask of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qmaild.protocol import frames
+from tests.unit.processes import Client, Running
+
+MESSAGE = b"Subject: hello\n\nthe body\n"
+
+
+class House:
+    """users: every name has a home below `top`/home. alias is the alias user's home."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.alias = top / "alias"
+        self.alias.mkdir(mode=0o700)
+        self._names: list[str] = []
+        self._tag = 0
+
+    def user(self, name: str) -> Path:
+        home = self.top / "home" / name
+        home.mkdir(mode=0o700, parents=True)
+        self._names.append(name)
+        (self.top / "users").write_text("".join(each + "\n" for each in self._names))
+        return home
+
+    def aliases(self, text: str) -> None:
+        (self.top / "aliases").write_text(text)
+
+    def order(
+        self, client: Client, *recipients: bytes, content: bytes = MESSAGE, sender: bytes = b"from@x.test",
+        body: int = -1, number: int = 7,
+    ) -> frames.Report:  # fmt: skip
+        """Send one order and return its report."""
+        self.send_order(client, *recipients, content=content, sender=sender, body=body, number=number)
+        report, _ = client.receive()
+        assert isinstance(report, frames.Report)
+        return report
+
+    def send_order(
+        self, client: Client, *recipients: bytes, content: bytes = MESSAGE, sender: bytes = b"from@x.test",
+        body: int = -1, number: int = 7,
+    ) -> int:  # fmt: skip
+        self._tag += 1
+        size = len(content) + (os.fstat(body).st_size if body >= 0 else 0)
+        client.send(frames.Order(
+            self._tag, number, 1_700_000_000_000_000, 0, b"local", sender, list(range(len(recipients))),
+            list(recipients), size, content, int(body >= 0)), body)  # fmt: skip
+        return self._tag
+
+    def exists(self, client: Client, address: bytes) -> tuple[bytes, bytes]:
+        """Ask whether the recipient exists; return outcome and text."""
+        self._tag += 1
+        client.send(frames.Who(self._tag, address))
+        answer, _ = client.receive()
+        assert isinstance(answer, frames.Is) and answer.tag == self._tag
+        return answer.outcome, answer.text
+
+    @contextlib.contextmanager
+    def running(self, **settings: str) -> Iterator[tuple[Client, Client]]:
+        """Run the three services; yield a client of local's orders and one of its look-ups."""
+        with (
+            Running("spawn", ["spawn"], self.top, **settings),
+            Running("program", ["program"], self.top, **settings),
+            Running("local", ["local", "lookup"], self.top, **settings) as local,
+        ):
+            orders, lookups = local.client("local"), local.client("lookup")
+            try:
+                yield orders, lookups
+            finally:
+                orders.close()
+                lookups.close()
+
+
+@pytest.fixture
+def house(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> House:
+    top = tmp_path_factory.mktemp("h")  # short: names of sockets end at 107 bytes
+    monkeypatch.setenv("QMAILD_STANDALONE", str(top))
+    monkeypatch.setenv("QMAILD_ALIASES", str(top / "aliases"))
+    return House(top)
+
+
+def files_in(folder: Path) -> list[bytes]:
+    """The contents of a folder's files, in the order of their names."""
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
