@@ -150,8 +150,11 @@ class Queue:
 
 
 def build(service: Service) -> None:
-    """Open the store and serve it."""
-    Queue(service)
+    """Open the store and serve it. ValueError names what is wrong with the directory."""
+    try:
+        Queue(service)
+    except StoreError as error:
+        raise ValueError(str(error)) from error
 
 
 if __name__ == "__main__":
