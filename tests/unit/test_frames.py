@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from qmaild.protocol import frames, netstring
 
@@ -18,6 +18,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 
 
 @pytest.mark.parametrize("letter", frames.LETTERS)
+@settings(max_examples=25)
 @given(content=st.data())
 def test_every_frame_comes_back_as_it_was_sent(letter: bytes, content: st.DataObject) -> None:
     kind = frames.LETTERS[letter]
