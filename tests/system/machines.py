@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from .cgroups import ControlGroup
 from .network import Network, Place, remove_dead_runs, wait_until
 from .roots import MACHINE_PACKAGES, RELEASES, RootCopy, base_root
 
@@ -88,6 +89,7 @@ class Machine:
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._pid1 = 0
         self._console = self.root.folder / "console"
+        self._cgroup = ControlGroup(f"{network.name}.{name}")
         etc = self.root.path / "etc"
         (etc / "hostname").write_text(name + "\n")
         (etc / "mailname").write_text(f"{name}.{network.domain}\n")
@@ -115,9 +117,9 @@ class Machine:
         (self.root.path / "etc/hosts").write_text(self.network.hosts_file(self.place))
         with self._readiness() as (path, ready):
             with self._console.open("ab") as console:
+                words = ["--console=pipe", "--notify-ready=yes", "--link-journal=no", "--boot"]
                 self._nspawn = subprocess.Popen(
-                    [*self._nspawn_argv(), "--console=pipe", "--notify-ready=yes", "--link-journal=no",
-                     "--boot"],
+                    self._cgroup.argv([*self._nspawn_argv(), *words]),
                     stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                     env={**os.environ, "NOTIFY_SOCKET": path},
                 )  # fmt: skip
@@ -199,6 +201,7 @@ class Machine:
         atexit.unregister(self.close)
         self._end_nspawn(STOP_SECONDS, signal.SIGKILL)
         self.place.namespace.delete()
+        self._cgroup.remove()
         self.root.remove()
 
     # Commands and files
@@ -213,8 +216,9 @@ class Machine:
             words = ["/bin/sh", "-c", AS_USER, user, "env", *given, *words]
         inside = ["env", "-i", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), *given, *words]
         if self.is_running:
-            # nsenter forks: without a death signal, ending it would leave the command behind.
-            enter = ["nsenter", f"--target={self._pid1}", "--all", "--"]
+            # --root: where the tests themselves run in a chroot, the root of the mount namespace is not the
+            # machine's. nsenter forks: without a death signal, ending it would leave the command behind.
+            enter = ["nsenter", f"--target={self._pid1}", "--all", "--root", "--wd", "--"]
             return [*enter, "setpriv", "--pdeathsig", "KILL", *inside]
         return [*self._nspawn_argv(), "--pipe", "--as-pid2", "--", *inside]
 

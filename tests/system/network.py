@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cgroups import remove_groups_of
 from .roots import command, dead_runs
 
 PREFIX = "qmaild-test"
@@ -65,6 +66,7 @@ def remove_dead_runs() -> None:
         for line in listed.splitlines():
             if line.startswith(f"{PREFIX}-{folder.name}-"):
                 delete_namespace(line.split()[0])
+        remove_groups_of(folder.name)
 
 
 @dataclass(frozen=True, slots=True)

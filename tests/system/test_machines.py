@@ -89,6 +89,19 @@ def test_a_machine_can_hold_a_sandboxed_unit(machine: Machine) -> None:
     assert machine.run([*words, "sh", "-c", script]).stdout == "lo\ndenied\n"
 
 
+def test_units_of_the_same_name_in_two_machines_do_not_meet(machines: dict[str, Machine]) -> None:
+    a, b = machines["trixie"], machines["bookworm"]
+    for machine in (a, b):
+        machine.run("systemd-run --quiet --unit=twin sleep 12345")
+    processes = "cat /sys/fs/cgroup/systemd/system.slice/twin.service/cgroup.procs"
+    if a.run("test -d /sys/fs/cgroup/systemd", check=False).returncode != 0:
+        processes = processes.replace("/systemd/", "/", 1)
+    assert len(a.run(processes).stdout.split()) == 1
+    a.run("systemctl stop twin", timeout=20)
+    assert b.run("systemctl is-active twin").stdout == "active\n"
+    b.run("systemctl stop twin", timeout=20)
+
+
 def test_machines_reach_one_another_over_both_protocols_and_nothing_else(
     machines: dict[str, Machine],
 ) -> None:

@@ -1,0 +1,49 @@
+"""A control group for each machine, so that two machines with the same units do not share a unit's group.
+
+Without one, the root of every container's tree would be the same group of the host: a service of one
+machine would never be seen empty while its namesake in another runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+TOP = Path("/sys/fs/cgroup")
+# Where systemd keeps its tree: version 2 alone, version 2 beside 1, and the named hierarchy of version 1.
+TREES = (TOP, TOP / "unified", TOP / "systemd")
+
+
+class ControlGroup:
+    """One group in each of systemd's trees that this host has."""
+
+    def __init__(self, name: str) -> None:
+        trees = [tree for tree in TREES if (tree / "cgroup.procs").exists()]
+        self._folders = [tree / f"qmaild-test-{os.getpid()}-{name}" for tree in trees]
+        for folder in self._folders:
+            folder.mkdir(exist_ok=True)
+
+    def argv(self, argv: list[str]) -> list[str]:
+        """The same command, started inside the group."""
+        files = [str(folder / "cgroup.procs") for folder in self._folders]
+        enter = 'n=$0; while [ "$n" -gt 0 ]; do echo $$ >"$1"; shift; n=$((n - 1)); done; exec "$@"'
+        return ["/bin/sh", "-c", enter, str(len(files)), *files, *argv]
+
+    def remove(self) -> None:
+        for folder in self._folders:
+            remove_group(folder)
+
+
+def remove_group(folder: Path) -> None:
+    """Remove a group and those below it; one that still holds a dying process stays for the next run."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+
+def remove_groups_of(pid: str) -> None:
+    """Remove what a dead run has left in every tree."""
+    for tree in TREES:
+        for folder in tree.glob(f"qmaild-test-{pid}-*"):
+            remove_group(folder)
