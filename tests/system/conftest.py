@@ -16,7 +16,7 @@ def pytest_sessionstart() -> None:
         prepare()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _machines_can_boot() -> None:
     if REASON is None:
         return
