@@ -86,7 +86,7 @@ def median(results: Iterable[Result]) -> Median:
 
 
 def closing_lines(results: list[Result], ours: str = "qmaild", theirs: str = "postfix") -> list[str]:
-    """One line for each workload and number of sessions that both sides have run, in the order they were run."""
+    """One line for each workload and number of sessions that both sides have run, in that order."""
     lines = []
     for workload, sessions in dict.fromkeys((r.workload, r.sessions) for r in results):
         sides = {

@@ -27,8 +27,8 @@ def free_port() -> int:
 class Peer(ABC):
     """One server for one run, in a folder of its own on the disk that is measured.
 
-    It serves SMTP on 127.0.0.1:port, relays for everybody, delivers for u1 to u4 of local.test to Maildirs and
-    sends relay.test to the sink. In a held workload it makes messages durable and keeps them.
+    It serves SMTP on 127.0.0.1:port, relays for everybody, delivers for u1 to u4 of local.test to Maildirs
+    and sends relay.test to the sink. In a held workload it makes messages durable and keeps them.
     """
 
     name: str

@@ -41,7 +41,9 @@ class Qmaild(Peer):
 
     def argv(self) -> list[str]:
         # -I and the tree by hand: what is measured is this tree, whatever is installed.
-        start = f"import sys; sys.path.insert(0, {str(TREE)!r}); from qmaild.__main__ import main; sys.exit(main())"
+        start = (
+            f"import sys; sys.path.insert(0, {str(TREE)!r}); import qmaild.__main__ as q; sys.exit(q.main())"
+        )
         return [sys.executable, "-I", "-c", start, "standalone", f"--user={UID}",
                 f"--port=smtp={self.port}", "--port=qmqp=0", str(self.folder)]  # fmt: skip
 
