@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from .cgroups import ControlGroup
 from .network import Network, Place, remove_dead_runs, wait_until
@@ -98,7 +98,7 @@ class Machine:
         (etc / "resolv.conf").write_text(network.resolv_conf())
         atexit.register(self.close)
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
