@@ -1,7 +1,8 @@
 """Address lists of header fields by qmail-inject's rules: read, completed, written again.
 
-Lists are taken as people write them: a missing comma is understood, a semicolon outside a group separates, a group
-may lack its end. Comments and display names are kept. Quotes, comments and brackets that do not close are errors.
+Lists are taken as people write them: a missing comma is understood, a semicolon outside a group separates, a
+group may lack its end. Comments and display names are kept. Quotes, comments and brackets that do not close
+are errors.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Hosts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
-    """One mailbox. local is unquoted; host None: there was no @. Empty local and None: the null address <>."""
+    """One mailbox. local is unquoted; host None: there was no @. Empty local and no host: the null address."""
 
     local: bytes
     host: bytes | None
@@ -174,7 +175,7 @@ def parse(value: bytes) -> list[Item]:
 
 
 def _segment_end(tokens: list[_Token], place: int) -> int:
-    """Return where the comma, semicolon or colon stands that ends what begins at place; brackets are passed over."""
+    """Return where the comma, semicolon or colon stands that ends what begins at place, outside brackets."""
     inside = False
     while place < len(tokens):
         kind = tokens[place].kind
@@ -197,7 +198,8 @@ def _phrase(value: bytes, tokens: list[_Token]) -> bytes:
         return b""
     text = _SPACE.sub(b" ", value[tokens[0].start : tokens[-1].end])
     if any(token.kind == b"@" for token in tokens):
-        text = b'"' + text.replace(b"\\", b"").replace(b'"', b"") + b'"'  # joe@x <joe@x>: a name that needs quotes
+        # joe@x <joe@x>: a name that needs quotes.
+        text = b'"' + text.replace(b"\\", b"").replace(b'"', b"") + b'"'
     return text
 
 
@@ -214,7 +216,8 @@ def _mailboxes(value: bytes, segment: list[_Token]) -> Iterator[Address]:
         while after < len(segment) and segment[after].kind == b"comment":
             after += 1
         inner = segment[opening + 1 : closing]
-        comments = [token.text for token in (*inner, *segment[closing + 1 : after]) if token.kind == b"comment"]
+        around = (*inner, *segment[closing + 1 : after])
+        comments = [token.text for token in around if token.kind == b"comment"]
         local, host = _routed([token for token in inner if token.kind != b"comment"])
         yield _checked(Address(local, host, _phrase(value, segment[start:opening]), tuple(comments)))
         start = after
@@ -280,7 +283,7 @@ def _checked(address: Address) -> Address:
 
 
 def one(text: bytes) -> Address:
-    """Return the address in a command's argument: raw (all before the last @ is the local part), or as in a field.
+    """Return the address in a command's argument: raw (the local part ends at the last @), or as in a field.
 
     Differs: qmail takes every argument raw; other sendmails take `Name <address>` too, and scripts pass it.
     """

@@ -8,7 +8,7 @@ from qmaild.message.inject import MAX_ENVELOPE, MAX_RECIPIENTS
 
 MAX_PATH = 1002  # longer is exit 11; the documented limit is 1000
 
-TOO_LONG, INCOMPLETE, MALFORMED, REFUSED = 11, 54, 91, 31
+TOO_LONG, REFUSED, DISK_FULL, INCOMPLETE, MALFORMED = 11, 31, 53, 54, 91
 
 
 class EnvelopeError(ValueError):

@@ -1,4 +1,4 @@
-"""Header sections as qmail-inject reads them: where one ends, and the fields in it. Knows nothing of addresses."""
+"""Header sections as qmail-inject reads them: where one ends, which fields it has. Knows nothing of addresses."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def hops(fields: list[bytes]) -> int:
 
 
 class SectionReader:
-    """Collects one header section. feed() and finish() return the beginning of the body as soon as it is known.
+    """Collects one header section. feed() and finish() return the beginning of the body once it is known.
 
-    The first empty line ends the section and is dropped (the writer puts one back). A line that is neither a field
-    nor a continuation ends it too and is the body's first. A line `From ...` becomes `MBOX-Line: From ...`.
+    The first empty line ends the section and is dropped (the writer puts one back). A line that is neither a
+    field nor a continuation ends it too and is the body's first. `From ...` becomes `MBOX-Line: From ...`.
     """
 
     __slots__ = ("_rest", "_size", "fields")
@@ -83,7 +83,10 @@ class SectionReader:
 
 
 class LineEnds:
-    """Turns CRLF into LF in a stream. Differs: qmail-inject keeps the CR; web applications write CRLF to sendmail."""
+    """Turns CRLF into LF in a stream.
+
+    Differs: qmail-inject keeps the CR, and web applications write CRLF to sendmail.
+    """
 
     __slots__ = ("_held",)
 

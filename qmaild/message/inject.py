@@ -6,6 +6,7 @@ Knows neither the clock nor accounts: both are arguments. The body is not looked
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -30,6 +31,8 @@ _RESENT = frozenset((
     b"resent-date", b"resent-message-id",
 ))  # fmt: skip
 _REMOVED = frozenset((b"bcc", b"resent-bcc", b"return-path", b"content-length"))
+_IN_COMMENT = re.compile(rb"([()\\])")
+_IN_QUOTES = re.compile(rb'(["\\])')
 _NOBODY_SHOWN = b"recipient list not shown: ;\n"
 
 
@@ -46,7 +49,7 @@ class Where(NamedTuple):
 
 
 class When(NamedTuple):
-    """The moment and who: seconds since the epoch, a number no other message of that second has, the account's name."""
+    """The moment and who: seconds since the epoch, a number of its own in that second, the account's name."""
 
     seconds: int
     unique: int
@@ -102,8 +105,9 @@ class _Section:
         self.kept.append(text)
 
     def _read(self, line: bytes) -> tuple[bytes, list[Address]]:
-        items: list[Item] = [
-            item.completed(self.hosts) if isinstance(item, Address) else item for item in parse(fields.value_of(line))
+        items = [
+            item.completed(self.hosts) if isinstance(item, Address) else item
+            for item in parse(fields.value_of(line))
         ]
         found = [item for item in items if isinstance(item, Address)]
         for address in found:
@@ -183,7 +187,7 @@ def _arguments(invocation: Invocation, hosts: Hosts) -> list[bytes]:
 
 
 def _identity(invocation: Invocation, account: bytes) -> Address:
-    """Who writes, from the environment. Differs: without a variable it is the caller's account, not `anonymous`."""
+    """Who writes, from the environment. Differs: without a variable it is the account, not `anonymous`."""
     user = invocation.variable("QMAILUSER", "MAILUSER", "USER", "LOGNAME") or account or b"anonymous"
     host = invocation.variable("QMAILHOST", "MAILHOST")
     return _clean(Address(user, host or None))
@@ -230,20 +234,20 @@ def _missing(section: _Section, invocation: Invocation, place: Where, when: When
         moment = datetime.fromtimestamp(when.seconds, UTC).strftime("%Y%m%d%H%M%S").encode()
         yield prefix + b"Message-ID: <%b.%d.qmail@%b>\n" % (moment, when.unique, place.idhost)
     if lacks(b"from"):
-        yield _from_field(prefix, invocation, place.hosts, when.account, ord("c") in section.letters)
+        yield render(prefix + b"From", [_author(invocation, place.hosts, when.account)])
     if lacks(b"to") and lacks(b"cc"):
         yield prefix + b"Cc: " + _NOBODY_SHOWN
 
 
-def _from_field(prefix: bytes, invocation: Invocation, hosts: Hosts, account: bytes, is_comment: bool) -> bytes:
+def _author(invocation: Invocation, hosts: Hosts, account: bytes) -> Address:
+    """Return what a generated From says: with the full name in quotes, or (letter c) in a comment."""
     identity = _identity(invocation, account).completed(hosts)
-    name = b" ".join(invocation.variable("QMAILNAME", "MAILNAME", "NAME").split())
-    if name and is_comment:
-        safe = b"".join([b"\\" + bytes((byte,)) if byte in b"()\\" else bytes((byte,)) for byte in name])
-        identity = dataclasses.replace(identity, comments=(b"(" + safe + b")",))
-    elif name:
-        identity = dataclasses.replace(identity, phrase=b'"' + name.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"')
-    return render(prefix + b"From", [identity])
+    name = b" ".join(invocation.variable("QMAILNAME", "MAILNAME", "NAME").replace(b"\0", b"").split())
+    if name and ord("c") in invocation.letters:
+        return dataclasses.replace(identity, comments=(b"(" + _IN_COMMENT.sub(rb"\\\1", name) + b")",))
+    if name:
+        return dataclasses.replace(identity, phrase=b'"' + _IN_QUOTES.sub(rb"\\\1", name) + b'"')
+    return identity
 
 
 def _followup(section: _Section, invocation: Invocation) -> Iterable[bytes]:

@@ -1,4 +1,4 @@
-"""What a caller of sendmail, qmail-inject, qmail-queue, mailq or newaliases asked for: arguments and variables as one value."""
+"""What a caller of sendmail and its kin asked for: arguments and variables as one value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Invocation:
-    """sender None: none was given. arguments: recipients as given. shows: print the message, queue nothing."""
+    """sender None: none was given. arguments: recipients as given. shows: print the message, queue nothing.
+
+    header_recipients: the message's recipient fields count too.
+    """
 
     program: str
     kind: Kind
@@ -48,7 +51,7 @@ class Invocation:
 
 
 class Failures(NamedTuple):
-    """A program's exit codes: called wrongly, message at fault, refused for good, refused for now, input incomplete."""
+    """A program's exit codes: called wrongly, message at fault, refused for good, refused for now."""
 
     usage: int
     unacceptable: int
@@ -172,7 +175,8 @@ def _qmail_inject(arguments: list[bytes], variables: dict[str, bytes]) -> Invoca
         else:
             sender = argument
     from_header = recipients in b"hH" or (recipients == ord("A") and not rest)
-    return Invocation("qmail-inject", Kind.MESSAGE, () if recipients == ord("h") else rest, from_header, sender, shows, variables)
+    named = () if recipients == ord("h") else rest
+    return Invocation("qmail-inject", Kind.MESSAGE, named, from_header, sender, shows, variables)
 
 
 def parse(program: bytes, arguments: list[bytes], environment: list[bytes]) -> Invocation:

@@ -10,6 +10,13 @@ ALIASES = os.environ.get("QMAILD_ALIASES", "/etc/aliases")
 STANDALONE = os.environ.get("QMAILD_STANDALONE", "")  # the directory of `qmaild standalone DIR`; empty under systemd
 
 
+def use_standalone(directory: str) -> None:
+    """Take the places of the standalone tree below `directory`, as its services do (commands/standalone.py)."""
+    global CONTROL, RUN, ALIASES, STANDALONE
+    CONTROL, RUN, ALIASES = f"{directory}/control", f"{directory}/run", f"{directory}/aliases"
+    STANDALONE = directory
+
+
 def socket_of(name: str) -> str:
     """Return the path of the component socket `name` (intake, manage, remote, local, lookup, dial, spawn, program, inject)."""
     return f"{RUN}/{name}.sock"

@@ -17,14 +17,14 @@ MAX_ALIASES_BYTES = 64 << 20
 
 
 def _ask(uid: int, gid: int) -> tuple[bytes, bool]:
-    """Ask the system. An account that is absent, or in trouble, has no name and no rights: the safe reading."""
+    """Ask the system. An account that is absent or in trouble has no name and no rights: the safe reading."""
     answer = system.account_by_uid(uid)
     name = answer.account.name if isinstance(answer, system.Found) else b""
     if uid == 0 or (paths.STANDALONE and uid == os.geteuid()):
         return name, True
     try:
         administrators = grp.getgrnam(ADMINISTRATORS).gr_gid
-        return name, administrators == gid or bool(name) and administrators in system.groups_of(name, gid)
+        return name, administrators == gid or (bool(name) and administrators in system.groups_of(name, gid))
     except (KeyError, OSError):
         return name, False
 
@@ -48,7 +48,8 @@ class People:
         return answer
 
 
-def _read_aliases() -> list[str]:
+def read_aliases() -> list[str]:
+    """Return what is wrong in the aliases file, as file, line and what was expected. Waits for the disk."""
     try:
         with open(paths.ALIASES, "rb") as file:
             content = file.read(MAX_ALIASES_BYTES + 1)
@@ -65,5 +66,5 @@ def _read_aliases() -> list[str]:
 
 
 async def check_aliases() -> list[str]:
-    """Return what is wrong in the aliases file, as file, line and what was expected."""
-    return await asyncio.to_thread(_read_aliases)
+    """The same beside the loop."""
+    return await asyncio.to_thread(read_aliases)
