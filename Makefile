@@ -1,0 +1,83 @@
+# What people and CI call. Always the distribution's Python and its packaged libraries, whatever comes first in PATH.
+PYTHON = /usr/bin/python3
+PYTEST = $(PYTHON) -m pytest
+CFLAGS ?= -O2 -g
+NEED = packaging/need
+
+RUN_PACKAGES = gcc libc6-dev python3-dev python3-cffi python3-setuptools \
+	python3-aiosmtpd python3-dnspython python3-systemd
+TEST_PACKAGES = $(RUN_PACKAGES) git iproute2 mmdebstrap mypy python3-hypothesis python3-pytest python3-venv \
+	systemd systemd-container util-linux
+BENCH_PACKAGES = $(TEST_PACKAGES)
+DEB_PACKAGES = build-essential debhelper dh-python fakeroot git pybuild-plugin-pyproject \
+	python3-all-dev $(filter python3-%,$(RUN_PACKAGES))
+RUFF = build/ruff/bin/ruff
+NATIVE = $(wildcard native/*.[ch] native/*.py) setup.py pyproject.toml
+
+all: build
+
+# Building
+
+need-run:
+	@$(NEED) $(RUN_PACKAGES)
+
+need-test:
+	@$(NEED) $(TEST_PACKAGES)
+
+build: need-run
+	@$(MAKE) --no-print-directory build/native build/client
+
+build/native: $(NATIVE)
+	$(PYTHON) setup.py --quiet build_ext --inplace --force
+	@touch $@
+
+build/client: native/client.c
+	@mkdir -p build
+	$(CC) -std=c11 -Wall -Wextra -Werror $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
+
+# The server in the foreground below DIR (a folder of its own that goes away afterwards if none is given), after a
+# demonstration. ONCE=1 ends it then, with exit status 0 if everything arrived.
+
+run: build
+	@if [ -n "$(DIR)" ]; then place=$(DIR); else \
+	    place=$$(mktemp -d /tmp/qmaild.XXXXXX); trap 'rm -rf "$$place"' EXIT; chmod 755 "$$place"; fi; \
+	trap : INT TERM; \
+	$(PYTHON) -m qmaild standalone "$$place" --demo=$(if $(ONCE),once,stay)
+
+# Tests
+
+test: need-test build check
+	$(PYTEST) tests/unit tests/protocol tests/crash tests/packaging tests/system; status=$$?; \
+	    [ -x $(RUFF) ] || echo "ruff DID NOT RUN: it could not be installed"; exit $$status
+
+unit protocol crash packaging system: need-test build
+	$(PYTEST) tests/$@
+
+check: need-test build $(RUFF)
+	[ ! -x $(RUFF) ] || $(RUFF) check .
+	$(PYTHON) -m mypy
+	$(PYTEST) -q tests/unit/test_layers.py
+
+# Debian 12 has no ruff: it comes from PyPI, and a machine that cannot reach that goes without and says so.
+$(RUFF):
+	@$(PYTHON) -m venv build/ruff && build/ruff/bin/pip install -q ruff==0.14.* || echo "ruff cannot be installed here"
+
+bench: need-test build
+	@$(NEED) $(BENCH_PACKAGES)
+	$(PYTHON) -m tests.bench
+
+# Debian packages of the working tree, in build/deb
+
+deb:
+	@$(NEED) $(DEB_PACKAGES)
+	rm -rf build/deb && mkdir -p build/deb/qmaild
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t build/deb/qmaild
+	cd build/deb/qmaild && dpkg-buildpackage -us -uc -b
+	@ls build/deb/*.deb
+
+clean:
+	rm -rf build dist *.egg-info qmaild/*.so qmaild/_queue.c qmaild/_system.c
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: all need-run need-test build run test unit protocol crash packaging system check bench deb clean
