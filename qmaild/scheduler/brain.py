@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from qmaild.control import events
 from qmaild.control.settings import Settings
@@ -40,8 +40,7 @@ class Job:
     is_lost: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Attempt:
+class Attempt(NamedTuple):
     """One order in flight: positions of its recipients in the job, and when it started."""
 
     job: Job
@@ -71,7 +70,7 @@ class Brain:
         """Return what is to be done about the event; now is in microseconds since the epoch."""
         commands: list[Command] = []
         self._moves[type(event)](event, now, commands)
-        if not self._is_stopping:
+        if self._lanes.is_ready and not self._is_stopping:
             self._start(now, commands)
         return commands
 
@@ -118,12 +117,13 @@ class Brain:
         for lane, job, positions in self._lanes.take():
             self._tag += 1
             self._attempts[self._tag] = Attempt(job, lane, positions, now)
-            frame = job.frame
+            number, birth, flags, _, sender, numbers, _, size, content, _ = job.frame
             recipients = [job.addresses[position] for position in positions]
-            indexes = [frame.indexes[position] for position in positions]
-            sender = verp.expand(frame.sender, recipients[0]) if job.is_verp else frame.sender
-            order = frames.Order(self._tag, frame.number, frame.birth, frame.flags, lane.name, sender, indexes, recipients,
-                                 frame.size, frame.content, int(job.token != NO_TOKEN))  # fmt: skip
+            indexes = [numbers[position] for position in positions]
+            if job.is_verp:
+                sender = verp.expand(sender, recipients[0])
+            rides = 1 if job.token != NO_TOKEN else 0
+            order = frames.Order(self._tag, number, birth, flags, lane.name, sender, indexes, recipients, size, content, rides)
             commands.append(Place(order, job.token))
 
     def _reported(self, event: Reported, now: int, commands: list[Command]) -> None:

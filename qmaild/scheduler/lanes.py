@@ -85,6 +85,11 @@ class Lanes:
         lane.shares.append(Share(job, positions, batch))
         self._queue_up(lane)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a lane stands in turn (its channel may still have no room)."""
+        return bool(self.local.turns or self.remote.turns)
+
     def take(self) -> Iterator[tuple[Lane, Any, list[int]]]:
         """Yield (lane, job, positions) for every order that may start now; each counts as in flight from here on."""
         for channel in (self.local, self.remote):
