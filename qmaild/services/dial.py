@@ -6,7 +6,9 @@ import asyncio
 import os
 from typing import Any
 
+from qmaild.policy.mailhosts import Verdict
 from qmaild.protocol import frames
+from qmaild.runtime import journal
 from qmaild.runtime.channel import Channel
 from qmaild.runtime.dialing import Dialer, Reached
 from qmaild.runtime.dns import Resolver
@@ -22,7 +24,12 @@ def build(service: Service) -> None:
     running: set[asyncio.Task[None]] = set()
 
     async def connect(channel: Channel, question: frames.Connect) -> None:
-        reached = await dialer.connect(question.purpose, question.name, frozenset(question.skip))
+        reached: Reached | Verdict
+        try:
+            reached = await dialer.connect(question.purpose, question.name, frozenset(question.skip))
+        except Exception as error:  # rule 7: what nobody foresaw is temporary, and no question stays open
+            journal.note(journal.ERROR, f"no connection for {question.name!r}: {error!r}")
+            reached = Verdict(frames.TEMPORARY, b"4.3.0", b"I could not make a connection.")
         if isinstance(reached, Reached):
             answer = frames.Connected(question.tag, reached.protocol, reached.host, reached.address, reached.port,
                                       int(reached.more), 1)  # fmt: skip
@@ -48,6 +55,11 @@ def build(service: Service) -> None:
         resolver.forget_all()
         return 0, b""
 
+    def give_up() -> None:
+        for task in running:  # their askers see the connection end: temporary
+            task.cancel()
+
+    service.on_stop = give_up
     service.commands.update({b"tcpto": tcpto, b"tcpok": tcpok})
     service.is_busy = lambda: bool(running)
     service.status = lambda: f"{len(running)} connections being made"

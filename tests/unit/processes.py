@@ -42,7 +42,7 @@ class Running:
         listeners = []
         for each in sockets:
             listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(self._run / f"{each}.sock"))
+            listener.bind(str(self._path_of(each)))
             listener.listen(100)
             listeners.append(listener)
         environment = {
@@ -58,7 +58,11 @@ class Running:
             listener.close()
 
     def client(self, name: str) -> Client:
-        return Client(self._run / f"{name}.sock")
+        """A client of one of its sockets; "control" is the service's own."""
+        return Client(self._path_of(name))
+
+    def _path_of(self, name: str) -> Path:
+        return self._run / ("control" if name == "control" else ".") / f"{self.name if name == 'control' else name}.sock"
 
     def __enter__(self) -> Running:
         return self
