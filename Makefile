@@ -28,21 +28,22 @@ build: need-run
 	@$(MAKE) --no-print-directory build/native build/client
 
 build/native: $(NATIVE)
-	$(PYTHON) setup.py --quiet build_ext --inplace --force
+	$(PYTHON) -W ignore setup.py --quiet build_ext --inplace --force
 	@touch $@
 
 build/client: native/client.c
 	@mkdir -p build
 	$(CC) -std=c11 -Wall -Wextra -Werror $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
+	@ln -sf client build/sendmail
 
 # The server in the foreground below DIR (a folder of its own that goes away afterwards if none is given), after a
-# demonstration. ONCE=1 ends it then, with exit status 0 if everything arrived.
+# demonstration. ONCE=1 ends it then, with exit status 0 if everything arrived. PORT is SMTP's on 127.0.0.1.
 
 run: build
 	@if [ -n "$(DIR)" ]; then place=$(DIR); else \
 	    place=$$(mktemp -d /tmp/qmaild.XXXXXX); trap 'rm -rf "$$place"' EXIT; chmod 755 "$$place"; fi; \
 	trap : INT TERM; \
-	$(PYTHON) -m qmaild standalone "$$place" --demo=$(if $(ONCE),once,stay)
+	$(PYTHON) -m qmaild standalone "$$place" --demo=$(if $(ONCE),once,stay) $(if $(PORT),--port=smtp=$(PORT))
 
 # Tests
 

@@ -7,7 +7,7 @@ import sys
 
 COMMANDS = {
     "standalone": ("qmaild.commands.standalone", "run the whole server below one directory, without systemd"),
-    "ctl": ("qmaild.commands.ctl", "qmailctl: look at the server and steer it"),
+    "ctl": ("qmaild.commands.qmailctl", "qmailctl: look at the server and steer it"),
 }
 
 

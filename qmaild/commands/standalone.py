@@ -22,7 +22,7 @@ from qmaild.runtime.supervisor import Listener, StartError, Supervisor, listen, 
 from qmaild.runtime.units import SocketUnit, UnitError
 
 TREE = Path(__file__).resolve().parents[2]  # what `import qmaild` finds
-CLIENT = "build/client"  # the sendmail client, where a source tree has it built
+CLIENT = "build/sendmail"  # where a source tree has it built
 UID = 65025  # Debian reserves 65000 to 65533: no account and no other service has it
 HIGH_PORTS = {"smtp": 2525, "qmqp": 6280}
 OTHER_PORT = 20000  # added to the packaged port of a socket that the table does not have
@@ -57,7 +57,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--user", default=str(UID),
                         help="who to become when started by root: a name or a uid (default: %(default)s)")
     parser.add_argument("--port", action="append", default=[], type=_port, metavar="NAME=PORT",
-                        help=f"where a socket listens on 127.0.0.1; 0 is any free port (default: {ports})")
+                        help="where a socket listens on 127.0.0.1; 0 is any free port (default: "
+                        f"{ports}, or any free port if that is taken)")
     parser.add_argument("--demo", choices=("once", "stay"), help="send two messages first; once: then stop")
     try:
         return parser.parse_args(arguments)
@@ -111,12 +112,13 @@ def _say(text: str) -> None:
     print(f"qmaild: {text}", file=sys.stderr, flush=True)
 
 
-def _choose_ports(sockets: list[SocketUnit], wanted: Mapping[str, int]) -> dict[str, int]:
-    chosen = {unit.name: HIGH_PORTS.get(unit.name, unit.port + OTHER_PORT) for unit in sockets if unit.port}
+def _choose_ports(sockets: list[SocketUnit], wanted: Mapping[str, int]) -> dict[str, Sequence[int]]:
+    """Return the ports to try for each name: the one asked for, else the usual one, else any that is free."""
+    usual = {unit.name: HIGH_PORTS.get(unit.name, unit.port + OTHER_PORT) for unit in sockets if unit.port}
     for name in wanted:
-        if name not in chosen:
-            raise CannotStart(f"--port {name}: expected one of {', '.join(sorted(chosen))}")
-    return {**chosen, **wanted}
+        if name not in usual:
+            raise CannotStart(f"--port {name}: expected one of {', '.join(sorted(usual))}")
+    return {name: (wanted[name],) if name in wanted else (port, 0) for name, port in usual.items()}
 
 
 def _write_ports(directory: Path, listeners: Mapping[str, list[Listener]]) -> dict[str, int]:

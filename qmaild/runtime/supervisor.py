@@ -7,6 +7,7 @@ rests until the next; one that fails starts again after its RestartSec=.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -15,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +25,15 @@ from qmaild.runtime.units import Program, SocketUnit
 PATH_LIMIT = 107  # bytes of an AF_UNIX address, without its closing NUL
 FIRST_DESCRIPTOR = 3  # sd_listen_fds(3)
 HIGH = 100  # our own descriptors stay clear of the numbers the services get theirs at
-# Runs a module of `tree` with nothing of the environment or the working directory on the path. The process id
-# is known only here, and sd_listen_fds(3) wants it.
-START = (
-    "import os, runpy, sys; os.environ['LISTEN_PID'] = str(os.getpid()); sys.path.insert(0, sys.argv[1]); "
-    "del sys.argv[:2]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+# Runs a module of `tree` with nothing of the environment or the working directory on the path.
+_RUN = (
+    "import os, runpy, sys; sys.path.insert(0, sys.argv[1]); del sys.argv[:2]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+# A service also learns its process id, which sd_listen_fds(3) wants, and ends with the supervisor, however
+# that ends: prctl(PR_SET_PDEATHSIG, SIGTERM).
+_SERVE = (
+    "import ctypes, os; ctypes.CDLL(None).prctl(1, 15); os.environ['LISTEN_PID'] = str(os.getpid()); " + _RUN
 )
 
 
@@ -38,7 +43,7 @@ class StartError(Exception):
 
 def python(tree: Path, module: str, *arguments: str) -> list[str]:
     """Return the command that runs a module of `tree`, isolated as `python3 -I -m` is."""
-    return [sys.executable, "-I", "-c", START, str(tree), module, *arguments]
+    return [sys.executable, "-I", "-c", _RUN, str(tree), module, *arguments]
 
 
 class Listener(NamedTuple):
@@ -48,14 +53,19 @@ class Listener(NamedTuple):
     sock: socket.socket
 
 
-def listen(units: list[SocketUnit], run: Path, ports: Mapping[str, int]) -> dict[str, list[Listener]]:
-    """Open every socket: paths below `run`, ports of 127.0.0.1 by name. Return service → its listeners."""
+def listen(
+    units: list[SocketUnit], run: Path, ports: Mapping[str, Sequence[int]]
+) -> dict[str, list[Listener]]:
+    """Open every socket: paths below `run`; of 127.0.0.1 the first port that is free of those for its name.
+
+    Returns service → its listeners.
+    """
     found: dict[str, list[Listener]] = {}
     for unit in units:
         try:
             sock = _listen_unix(unit, run) if unit.path else _listen_tcp(unit, ports[unit.name])
         except OSError as error:
-            where = str(run / unit.path) if unit.path else f"127.0.0.1 port {ports[unit.name]}"
+            where = str(run / unit.path) if unit.path else f"127.0.0.1 port {ports[unit.name][-1]}"
             raise StartError(f"cannot listen for {unit.name} at {where}: {error.strerror}") from None
         found.setdefault(unit.service, []).append(Listener(unit.name, sock))
     return found
@@ -74,10 +84,17 @@ def _listen_unix(unit: SocketUnit, run: Path) -> socket.socket:
     return sock
 
 
-def _listen_tcp(unit: SocketUnit, port: int) -> socket.socket:
+def _listen_tcp(unit: SocketUnit, ports: Sequence[int]) -> socket.socket:
     sock = _high(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", port))
+    for port in ports:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                raise
+        else:
+            break
     sock.listen(unit.backlog)
     return sock
 
@@ -200,7 +217,7 @@ class Supervisor:
             (os.POSIX_SPAWN_DUP2, listener.sock.fileno(), FIRST_DESCRIPTOR + place)
             for place, listener in enumerate(service.listeners)
         ]
-        argv = python(self._tree, program.module)
+        argv = [sys.executable, "-I", "-c", _SERVE, str(self._tree), program.module]
         service.is_due = False
         service.pid = os.posix_spawn(argv[0], argv, environment, setpgroup=0, file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), *actions])  # fmt: skip

@@ -170,7 +170,25 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(supervisor.StartError, match=f"smtp at 127.0.0.1 port {port}: Address already"):
-            supervisor.listen([SocketUnit("smtp", "smtpd", 25, "", 0o666, 1)], tmp_path, {"smtp": port})
+            supervisor.listen([SocketUnit("smtp", "smtpd", 25, "", 0o666, 1)], tmp_path, {"smtp": (port,)})
+
+
+def test_of_several_ports_the_first_that_is_free_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        unit = SocketUnit("smtp", "smtpd", 25, "", 0o666, 1)
+        ((listener,),) = supervisor.listen([unit], tmp_path, {"smtp": (port, 0)}).values()
+        with listener.sock:
+            assert listener.sock.getsockname()[1] not in (0, port)
+
+
+def test_a_killed_supervisor_leaves_no_service_behind(running: Running) -> None:
+    gone = os.pidfd_open(int(running.ask(b"stay")[0]))
+    os.kill(running.pid, signal.SIGKILL)
+    assert select.select([gone], [], [], 10)[0], "the service outlived its supervisor"
+    os.close(gone)
 
 
 def test_the_units_of_the_tree_give_every_service_and_its_sockets() -> None:
