@@ -175,6 +175,7 @@ class Bounce(NamedTuple):
     sender: bytes
     recipients: list[bytes]
     content: bytes
+    flags: int = 0
 
 
 class Bounced(NamedTuple):

@@ -179,7 +179,7 @@ class Manager:
 
     def _bounce(self, frame: frames.Bounce) -> None:
         try:
-            number = self._store.add(birth=self._now(), flags=0, origin=b"bounce", sender=frame.sender,
+            number = self._store.add(birth=self._now(), flags=frame.flags, origin=b"bounce", sender=frame.sender,
                                      recipients=frame.recipients, content=frame.content, ends=frame.number)  # fmt: skip
         except StoreError:
             # No room for the bounce: the message stays as it is and is finished later.

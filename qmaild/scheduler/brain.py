@@ -159,7 +159,8 @@ class Brain:
                 if verdict is Verdict.EXPIRED:
                     status, text = TOO_OLD_STATUS, text.rstrip(b"\r\n") + b"\n" + TOO_OLD_TEXT
                 if not attempt.job.is_lost:
-                    commands.append(frames.Failed(frame.number, frame.indexes[position], bounce.note(status, code, peer, text)))
+                    note = bounce.note(status, 0, b"", text) if is_local else bounce.note(status, code, peer, text)
+                    commands.append(frames.Failed(frame.number, frame.indexes[position], note))
             commands.append(_delivery(attempt, position, verdict, code, status, text, peer, now, due))
         self._settle(attempt, served, again, due, commands)
 

@@ -43,7 +43,9 @@ def decide(event: Finished, now: int, settings: Settings) -> frames.Bounce | fra
         sender=settings.bouncefrom + b"@" + settings.bouncehost, recipient=recipient, host=settings.bouncehost,
         date=now // retry.SECOND, boundary=b"%d.%d.qmaild" % (finish.number, now),
     )  # fmt: skip
-    return frames.Bounce(finish.number, sender, [recipient], bounce.compose(subject, made))
+    content = bounce.compose(subject, made)
+    flags = (0 if content.isascii() else frames.FLAG_8BIT) | (0 if recipient.isascii() else frames.FLAG_UTF8)
+    return frames.Bounce(finish.number, sender, [recipient], content, flags)
 
 
 def discarded(finish: frames.Finish) -> Record:

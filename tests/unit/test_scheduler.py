@@ -301,6 +301,23 @@ def test_a_failure_is_told_to(sender: bytes, bounce_sender: bytes, recipient: by
     assert send.handle(Committed(frames.Bounced(4, 77)), NOW) == []
 
 
+@pytest.mark.parametrize("sender, original, flags", [
+    (b"s@away.example", b"Subject: x\n\nplain\n", 0),
+    (b"s@away.example", b"Subject: x\n\n\xe9\n", frames.FLAG_8BIT),
+    ("s@bücher.example".encode(), b"Subject: x\n\nplain\n", frames.FLAG_8BIT | frames.FLAG_UTF8),
+])  # fmt: skip
+def test_a_bounce_says_what_its_transport_must_carry(sender: bytes, original: bytes, flags: int) -> None:
+    (bounce,) = brain().handle(finish(sender)._replace(original=original), NOW)
+    assert isinstance(bounce, frames.Bounce) and bounce.flags == flags
+
+
+def test_a_local_failure_names_no_server() -> None:
+    send = brain()
+    (order,) = orders(send.handle(Arrived(job(b"a@host.example"), NO_TOKEN), NOW))
+    (failed,) = answers(send.handle(report(order, b"D"), NOW))
+    assert failed.note == b"5.1.1 0 \nsaid\n"
+
+
 def test_a_double_bounce_that_fails_is_discarded_and_recorded() -> None:
     record, ended = brain().handle(finish(b"#@[]"), NOW)
     assert ended == frames.Ended(4)
