@@ -7,7 +7,8 @@ import re
 
 from qmaild.message import dates
 
-_UNSAFE = re.compile(rb"[^A-Za-z0-9.@%+/=:\[\]\-]")  # what qmail's received.c lets stand, with the brackets of literals
+# What qmail's received.c lets stand, with the brackets of address literals.
+_UNSAFE = re.compile(rb"[^A-Za-z0-9.@%+/=:\[\]\-]")
 _date = functools.lru_cache(maxsize=4)(dates.field_date)
 _BEGINNINGS = (b"\nreceived", b"\ndelivered")
 _LONGEST = max(map(len, _BEGINNINGS))
@@ -20,10 +21,10 @@ def safe(text: bytes) -> bytes:
 
 
 def received(helo: bytes, address: bytes, host: bytes, protocol: bytes, seconds: int) -> bytes:
-    """Return the Received field of a message that came from address by protocol (SMTP, ESMTP, UTF8SMTP, QMQP), LF line ends.
+    """Return the Received field, LF line ends. protocol: SMTP, ESMTP, UTF8SMTP or QMQP.
 
-    The client's name is `unknown`, as in qmail without a name from the DNS; helo is what it said, if anything.
-    Nothing here is looked up: a door has no network.
+    The client's name is `unknown`, as in qmail without a name from the DNS (a door has no network);
+    helo is what it called itself, if anything, and address where it came from.
     """
     said = b" (HELO %b)" % safe(helo) if helo else b""
     return b"Received: from unknown%b (%b)\n  by %b with %b; %b\n" % (
@@ -31,7 +32,7 @@ def received(helo: bytes, address: bytes, host: bytes, protocol: bytes, seconds:
 
 
 class Hops:
-    """Counts the fields of a header section that streams by which a hop leaves behind: qmail-smtpd's rule, by prefix."""
+    """Counts the fields that hops leave, in a header section that streams: by prefix, as qmail-smtpd."""
 
     __slots__ = ("_is_over", "_tail", "count")
 

@@ -5,7 +5,6 @@ Texts name the rule; codes are RFC 5321's and RFC 3463's.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import NamedTuple
 
 from qmaild.control.settings import Settings
@@ -30,35 +29,17 @@ BARE_LINE_END = Reply(550, b"5.5.2", b"CR and LF stand alone in this message, se
 LOST_QUEUE = Reply(451, b"4.3.0", b"the queue cannot be reached, try again later")
 
 
-class Client(NamedTuple):
-    """The other end of a session: its address as text, and whether it may relay."""
-
-    address: bytes
-    may_relay: bool
-
-
-def client(address: str, settings: Settings) -> Client:
-    """Return who speaks from this address. An IPv4 address in IPv6's clothes is the IPv4 address."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return Client(address.encode(), False)
-    if parsed.version == 6 and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
-    return Client(str(parsed).encode(), any(parsed in network for network in settings.relayclients))
-
-
-def session(settings: Settings, who: Client, sessions: int, from_client: int) -> Reply | None:
-    """Return the refusal of a new session, if it is refused: sessions are open, from_client of them its own."""
+def session(settings: Settings, may_relay: bool, sessions: int, from_client: int) -> Reply | None:
+    """Return the refusal of a new session, if any. sessions: open now; from_client: the client's own."""
     if sessions >= settings.concurrencyincoming:
         return TOO_MANY_SESSIONS
-    if from_client >= settings.clientconcurrency and not who.may_relay:
+    if from_client >= settings.clientconcurrency and not may_relay:
         return TOO_MANY_FROM_CLIENT
     return None
 
 
 def sender(settings: Settings, size: int) -> Reply:
-    """Return the reply to MAIL. badmailfrom is answered at RCPT, as in qmail: more clients understand it there."""
+    """Return the reply to MAIL. badmailfrom is answered at RCPT, as in qmail."""
     if settings.databytes and size > settings.databytes:
         return TOO_LARGE
     return replies.SENDER_OK
@@ -91,8 +72,10 @@ def own_literal(settings: Settings, address: bytes, own_address: bytes) -> bytes
     return local + b"@" + settings.localiphost
 
 
-def recipient(settings: Settings, who: Client, reverse_path: bytes, address: bytes, tried: int) -> Reply | Question:
-    """Return the reply to RCPT, or what must be known for it. tried: RCPT commands of this transaction before."""
+def recipient(
+    settings: Settings, may_relay: bool, reverse_path: bytes, address: bytes, tried: int
+) -> Reply | Question:
+    """Return the reply to RCPT, or what must be known for it. tried: RCPTs of this transaction so far."""
     if tried >= settings.maxrecipients:
         return TOO_MANY_RECIPIENTS
     if is_bad_sender(settings, reverse_path):
@@ -100,11 +83,11 @@ def recipient(settings: Settings, who: Client, reverse_path: bytes, address: byt
     target = recipients.rewrite(address, settings)
     if target.is_local:
         # Locals without rcpthosts' leave are for relay clients only, as in qmail.
-        if not who.may_relay and b"@" in address and not recipients.is_ours(_domain(address), settings):
+        if not may_relay and b"@" in address and not recipients.is_ours(_domain(address), settings):
             return NO_RELAY
         return Question(target.address)
     # Differs: what percenthack leads to is checked as well, so that it opens no relay.
-    if who.may_relay or (recipients.is_ours(_domain(address), settings) and recipients.is_ours(target.domain, settings)):
+    if may_relay or all(recipients.is_ours(each, settings) for each in (_domain(address), target.domain)):
         return replies.RECIPIENT_OK
     return NO_RELAY
 
@@ -136,6 +119,7 @@ def stored(answer: frames.Accepted | frames.Refused | None, seconds: int) -> Rep
     if answer is None:
         return LOST_QUEUE
     if answer.outcome == frames.PERMANENT:
-        return Reply(552 if answer.enhanced == b"5.3.4" else 554, answer.enhanced, replies.safe_text(answer.text))
-    code = 452 if answer.enhanced == b"4.3.1" else 451
+        code = 552 if answer.enhanced == b"5.3.4" else 554
+    else:
+        code = 452 if answer.enhanced == b"4.3.1" else 451
     return Reply(code, answer.enhanced, replies.safe_text(answer.text))

@@ -95,10 +95,10 @@ class Draft:
             self._open()
 
     def finish(
-        self, done: Answered, prefix: bytes, flags: int, origin: bytes, sender: bytes, recipients: list[bytes],
-        serves: tuple[int, int] = (0, 0),
+        self, done: Answered, prefix: bytes, flags: int, origin: bytes, sender: bytes,
+        recipients: list[bytes], serves: tuple[int, int] = (0, 0),
     ) -> None:  # fmt: skip
-        """End the message; done is called once with the queue's answer, None if it was lost. Perhaps at once."""
+        """End the message. done is called once, perhaps at once, with the answer; None if it was lost."""
         if self._is_answered:
             done(self._answer)
             return
@@ -108,7 +108,8 @@ class Draft:
             return
         content = b"".join([prefix, *self._parts])
         self._release()
-        self._caller.ask(self._whole_answered, frames.Message, flags, origin, sender, recipients, content, *serves)
+        fields = (flags, origin, sender, recipients, content, *serves)
+        self._caller.ask(self._whole_answered, frames.Message, *fields)
 
     def abort(self) -> None:
         """Drop the message. Nothing of it is stored."""

@@ -6,12 +6,16 @@ lines to DIR/journal, where `qmailctl trace` reads them.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import socket
+import string
 import struct
 import sys
 import time
+from typing import NamedTuple
 
 from qmaild.control.events import ERROR, FIELDS, INFO, NOTICE, WARNING, Event
 from qmaild.runtime import paths
@@ -71,8 +75,11 @@ class _Journal:
 
 
 def _datagram(fields: list[tuple[bytes, bytes]]) -> bytes:
-    parts = []
-    for key, value in fields:
+    data = b"".join([b"%b=%b\n" % field for field in fields])
+    if data.count(b"\n") == len(fields):
+        return data
+    parts: list[bytes] = []
+    for key, value in fields:  # a value with a line end in it goes with its length
         if b"\n" in value:
             parts.append(b"%b\n%b%b\n" % (key, struct.pack("<Q", len(value)), value))
         else:
@@ -99,31 +106,46 @@ def note(priority: int, text: str) -> None:
                     (b"SYSLOG_IDENTIFIER", _journal.identifier)])  # fmt: skip
 
 
-def _printable(value: bytes) -> str:
-    return value.decode("utf-8", "replace").translate(_CONTROLS)
-
-
+_PLAIN = re.compile(rb"[ -~]*")
 _CONTROLS = {number: "?" for number in (*range(32), 127)}  # a record's text is one line whatever a peer sent
+
+
+def _shown(value: bytes | int | float | str) -> bytes:
+    """Return a value as it stands in a record: bounded, printable, UTF-8."""
+    if isinstance(value, int):
+        return b"%d" % value
+    if isinstance(value, float):
+        return b"%.3f" % value
+    if isinstance(value, bytes):
+        value = value[:MAX_VALUE]
+        if _PLAIN.fullmatch(value):
+            return value
+        value = value.decode("utf-8", "replace")
+    return value.translate(_CONTROLS).encode("utf-8", "replace")
+
+
+class _Shape(NamedTuple):
+    """Of all records of an event: its text as (literal, name of a field) pieces, and constant fields."""
+
+    pieces: list[tuple[bytes, str]]
+    constants: list[tuple[bytes, bytes]]
+
+
+@functools.cache
+def _shape(event: Event) -> _Shape:
+    pieces = [(literal.encode(), name or "") for literal, name, _, _ in string.Formatter().parse(event.text)]
+    constants = [(b"PRIORITY", b"%d" % event.priority), (b"MESSAGE_ID", event.message_id.encode()),
+                 (b"QMAILD_EVENT", event.name.encode())]  # fmt: skip
+    return _Shape(pieces, constants)
 
 
 def record(event: Event, **values: bytes | int | float | str) -> None:
     """Write one record of this event. Fields that are absent or empty are left out; values are bounded."""
-    shown: dict[str, str] = dict.fromkeys(event.fields, "")
-    fields: list[tuple[bytes, bytes]] = []
-    for name, value in values.items():
-        if isinstance(value, bytes):
-            value = _printable(value[:MAX_VALUE])
-        elif isinstance(value, float):
-            value = f"{value:.3f}"
-        text = str(value)
-        shown[name] = text
-        if text:
-            fields.append((_KEYS[name], text.encode("utf-8", "replace")))
-    shown["sender"] = f"<{shown.get('sender', '')}>"
-    message = event.text.format_map(shown)
-    fields += [
-        (b"MESSAGE", message.encode("utf-8", "replace")), (b"PRIORITY", b"%d" % event.priority),
-        (b"SYSLOG_IDENTIFIER", _journal.identifier), (b"MESSAGE_ID", event.message_id.encode()),
-        (b"QMAILD_EVENT", event.name.encode()),
-    ]  # fmt: skip
-    _journal.write(fields)
+    shape = _shape(event)
+    shown = {name: _shown(value) for name, value in values.items()}
+    fields = [(_KEYS[name], text) for name, text in shown.items() if text]
+    shown["sender"] = b"<%b>" % shown.get("sender", b"")
+    message = [literal + shown.get(name, b"") for literal, name in shape.pieces]
+    fields.append((b"MESSAGE", b"".join(message)))
+    fields.append((b"SYSLOG_IDENTIFIER", _journal.identifier))
+    _journal.write(fields + shape.constants)

@@ -16,7 +16,7 @@ Found = Callable[[frames.Is | None], None]
 
 
 class Lookup:
-    """Questions of one process. Answers that are sure, yes or no, are kept for a short while; trouble is not."""
+    """Questions of one process. Sure answers, yes or no, are kept for a short while; trouble is not."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, caller: Caller) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""SMTP sessions on sockets: aiosmtpd's server class underneath, the grammar of protocol/smtp in its place of work.
+"""SMTP sessions on sockets: aiosmtpd's server class underneath, the grammar of protocol/smtp at work.
 
 The only importer of aiosmtpd. Its class gives session, envelope and the rare verbs (VRFY, HELP). Commands
 and bodies go through the sans-IO grammar in one synchronous loop a read: no task, no timer and no
@@ -19,23 +19,21 @@ from aiosmtpd import smtp as aiosmtpd
 from qmaild.control import events
 from qmaild.control.settings import Settings
 from qmaild.message import trace
+from qmaild.policy import clients
 from qmaild.policy import smtp as policy
 from qmaild.protocol import frames
 from qmaild.protocol.smtp import replies, session
 from qmaild.protocol.smtp.replies import Reply
-from qmaild.runtime import journal
+from qmaild.runtime import doors, journal
 from qmaild.runtime.intake import Draft, Intake
 from qmaild.runtime.lookup import Lookup
+from qmaild.runtime.stream import Stream
 
-READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
 MAX_BUFFERED = 64 << 10  # commands read ahead while an answer is awaited
-SWEEP_SECONDS = 5.0  # how often all sessions are looked at for the timeout
-CLOSE_SECONDS = 3.0  # at a stop, for clients that do not read what was said to them
-MAX_CLIENTS_KNOWN = 10_000
 
 
 class Server:
-    """What all sessions of one process share: settings, the way to the queue and to the users, counts, one timer.
+    """What all sessions of one process share: settings, the ways to the queue and to the users, counts.
 
     share: how many processes serve the same sockets; concurrencyincoming is divided among them,
     clientconcurrency is each one's (a client's sessions do not spread evenly).
@@ -48,20 +46,16 @@ class Server:
         self.loop = loop
         self.intake = intake
         self.lookup = lookup
-        self.sessions: set[Connection] = set()
-        self.buffer = memoryview(bytearray(READ_BYTES))
-        self._on_count = on_count
-        self._by_client: dict[bytes, int] = {}
-        self._clients: dict[str, policy.Client] = {}
         self._share = share
         self.configure(settings)
-        self._sweep()
+        self.sessions = doors.Sessions(loop, on_count, lambda: self.settings.timeoutsmtpd)
 
     def configure(self, settings: Settings) -> None:
         """Take these settings for everything asked from now on."""
         self.settings = settings
         self.profile = session.Profile(settings.me, settings.smtpgreeting, settings.databytes)
-        self._clients.clear()
+        self._may_relay = functools.lru_cache(maxsize=4096)(
+            lambda client: clients.is_among(client, settings.relayclients))
         self.lookup.forget()
         prototype = aiosmtpd.SMTP(None, hostname=settings.me.decode("ascii", "replace"), loop=self.loop)
         prototype._smtp_methods = {
@@ -71,88 +65,32 @@ class Server:
 
     def accept(self, sock: socket.socket) -> None:
         """Begin a session on a fresh connection, or refuse it."""
-        try:
-            address = sock.getpeername()[0]
-        except OSError:  # gone before we looked
-            sock.close()
-            return
-        who = self._who(address)
-        sessions = len(self.sessions) * self._share
-        refusal = policy.session(self.settings, who, sessions, self._by_client.get(who.address, 0))
-        sock.setblocking(False)
+        client = doors.client_of(sock)
+        may_relay = self._may_relay(client)
+        open_now = len(self.sessions) * self._share
+        refusal = policy.session(self.settings, may_relay, open_now, self.sessions.of(client))
         if refusal:
-            self._refuse(sock, who, refusal)
+            doors.dismiss(sock, refusal.encode())
+            journal.record(events.REFUSED, peer=client, protocol=b"smtp", command=b"connection",
+                           code=refusal.code, enhanced=refusal.enhanced, text=refusal.text)  # fmt: skip
             return
-        connection = Connection(self, who)
-        self._by_client[who.address] = self._by_client.get(who.address, 0) + 1
-        self.sessions.add(connection)
-        self._on_count(len(self.sessions))
-        self.loop.create_task(self._connect(connection, sock))
-
-    async def _connect(self, connection: Connection, sock: socket.socket) -> None:
-        await self.loop.connect_accepted_socket(lambda: connection, sock)
-
-    def _who(self, address: str) -> policy.Client:
-        who = self._clients.get(address)
-        if who is None:
-            if len(self._clients) >= MAX_CLIENTS_KNOWN:
-                self._clients.clear()
-            who = self._clients[address] = policy.client(address, self.settings)
-        return who
-
-    def _refuse(self, sock: socket.socket, who: policy.Client, reply: Reply) -> None:
-        try:
-            sock.send(reply.encode())
-        except OSError:
-            pass  # it is refused all the same
-        sock.close()
-        journal.record(events.REFUSED, peer=who.address, protocol=b"smtp", command=b"connection",
-                       code=reply.code, enhanced=reply.enhanced, text=reply.text)  # fmt: skip
-
-    def ended(self, connection: Connection) -> None:
-        self.sessions.discard(connection)
-        address = connection.who.address
-        left = self._by_client[address] - 1
-        if left:
-            self._by_client[address] = left
-        else:
-            del self._by_client[address]
-        self._on_count(len(self.sessions))
-
-    def is_in_data(self) -> bool:
-        """Return whether a message is under way: a stop waits for those."""
-        return any(each.is_in_data for each in self.sessions)
-
-    def stop(self) -> None:
-        """Say 421 in every session as soon as it stands between commands."""
-        for each in list(self.sessions):
-            each.stop()
-        self.loop.call_later(CLOSE_SECONDS, self._abort_rest)
-
-    def _abort_rest(self) -> None:
-        """End the sessions whose clients do not take the 421."""
-        for each in list(self.sessions):
-            if not each.is_in_data and each.transport is not None:
-                each.transport.abort()
-
-    def _sweep(self) -> None:
-        oldest = self.loop.time() - self.settings.timeoutsmtpd
-        for each in [each for each in self.sessions if each.last_heard < oldest]:
-            each.time_out()
-        self.loop.call_later(SWEEP_SECONDS, self._sweep)
+        connection = Connection(self, client, may_relay)
+        self.sessions.begin(connection)
+        connection.connection_made(Stream(self.loop, sock, connection))
 
 
-class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
-    """One session. Between feed and answer it holds at most MAX_BUFFERED bytes of commands and its draft's share."""
+class Connection(aiosmtpd.SMTP):
+    """One session. It holds a little over MAX_BUFFERED bytes of commands at most, and its draft's share."""
 
-    transport: Any
+    transport: Stream | None
     session: Any
     envelope: Any
 
-    def __init__(self, server: Server, who: policy.Client) -> None:
-        # aiosmtpd's own __init__ looks through all members of itself, for each connection: it ran once, for all.
+    def __init__(self, server: Server, client: bytes, may_relay: bool) -> None:
+        # aiosmtpd's __init__ looks through all its members, at each connection: it ran once, for all.
         self.__dict__.update(server.prototype)
-        self.who = who
+        self.client = client
+        self._may_relay = may_relay
         self.last_heard = server.loop.time()
         self._server = server
         self._grammar = session.Session(server.profile)
@@ -175,18 +113,16 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
     # --- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, Stream)
         self.transport = transport
         self.session = self._create_session()
         self.envelope = self._create_envelope()
         self._grammar.greet()
         self._advance()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._server.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         self.last_heard = self._server.loop.time()
-        self._grammar.feed(bytes(self._server.buffer[:nbytes]))
+        self._grammar.feed(data)
         self._advance()
 
     def eof_received(self) -> bool:
@@ -198,7 +134,7 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         if self._draft and not self._grammar.is_waiting:
             self._draft.abort()
         self.transport = None
-        self._server.ended(self)
+        self._server.sessions.end(self)
 
     def pause_writing(self) -> None:
         """The client does not read our replies: read none of its commands."""
@@ -224,6 +160,10 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         self.transport.write(policy.TIMED_OUT.encode())
         self.transport.close()
 
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
     # --- the loop
 
     def _advance(self) -> None:
@@ -246,7 +186,9 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
                 self.transport.write(out)
             if grammar.state is session.State.CLOSED or self._is_eof:
                 self.transport.close()
-        self._read_if_possible()
+                return
+        if self._draft or not self._is_reading or grammar.buffered > MAX_BUFFERED:
+            self._read_if_possible()
 
     def _answer(self, reply: Reply) -> None:
         self._grammar.answer(reply)
@@ -262,10 +204,11 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        is_congested = self._draft is not None and self._draft.is_streaming and self._server.intake.is_congested
+        draft, intake = self._draft, self._server.intake
+        is_congested = draft is not None and draft.is_streaming and intake.is_congested
         wanted = not (is_congested or self._is_choked or self._grammar.buffered > MAX_BUFFERED)
         if is_congested and self._is_reading:
-            self._server.intake.when_drained(self._read_if_possible)
+            intake.when_drained(self._read_if_possible)
         if wanted != self._is_reading:
             self._is_reading = wanted
             if wanted:
@@ -281,7 +224,7 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
             self.envelope = self._create_envelope()
             self.envelope.mail_from = event.address
             self.envelope.smtp_utf8 = event.is_utf8
-            self._flags = (frames.FLAG_8BIT if event.is_8bit else 0) | (frames.FLAG_UTF8 if event.is_utf8 else 0)
+            self._flags = frames.FLAG_8BIT * event.is_8bit | frames.FLAG_UTF8 * event.is_utf8
             self._tried = 0
             self._begun = self._server.loop.time()
         else:
@@ -292,9 +235,8 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         settings = self._server.settings
         address = event.address
         if address.endswith(b"]"):
-            own = policy.client(self.transport.get_extra_info("sockname")[0], settings).address
-            address = policy.own_literal(settings, address, own)
-        verdict = policy.recipient(settings, self.who, self.envelope.mail_from, address, self._tried)
+            address = policy.own_literal(settings, address, self._own_address())
+        verdict = policy.recipient(settings, self._may_relay, self.envelope.mail_from, address, self._tried)
         self._tried += 1
         if isinstance(verdict, Reply):
             self._answer(self._recipient_reply(address, verdict))
@@ -340,9 +282,9 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         draft.write(event.text)
         self._size = event.size
         protocol = b"UTF8SMTP" if envelope.smtp_utf8 else self._protocol().upper()
-        prefix = trace.received(self._grammar.helo, self.who.address, self._server.settings.me, protocol,
+        prefix = trace.received(self._grammar.helo, self.client, self._server.settings.me, protocol,
                                 int(time.time()))  # fmt: skip
-        origin = b"%b %b" % (self._protocol(), self.who.address)
+        origin = b"%b %b" % (self._protocol(), self.client)
         draft.finish(self._stored, prefix, self._flags, origin, envelope.mail_from, envelope.rcpt_tos)
 
     def _stored(self, answer: frames.Accepted | frames.Refused | None) -> None:
@@ -351,8 +293,9 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         envelope = self.envelope
         if isinstance(answer, frames.Accepted):
             journal.record(
-                events.ACCEPTED, message=answer.number, sender=envelope.mail_from, recipients=len(envelope.rcpt_tos),
-                bytes=self._size, peer=self.who.address, helo=self._grammar.helo, protocol=self._protocol(),
+                events.ACCEPTED, message=answer.number, sender=envelope.mail_from,
+                recipients=len(envelope.rcpt_tos), bytes=self._size, peer=self.client,
+                helo=self._grammar.helo, protocol=self._protocol(),
                 took=self._server.loop.time() - self._begun)  # fmt: skip
         else:
             self._note_refusal(b"DATA", reply, sender=envelope.mail_from)
@@ -360,7 +303,7 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
             self._resume(reply)
 
     def _rare(self, event: session.Rare) -> None:
-        """Let aiosmtpd answer. Its coroutine waits for nothing but push(), which is ours and does not wait."""
+        """Let aiosmtpd answer. Its coroutine awaits nothing but push(), which is ours and does not wait."""
         self.session.host_name = self._grammar.helo.decode("ascii", "replace")
         self.session.extended_smtp = self._grammar.is_extended
         method = getattr(self, f"smtp_{event.verb.decode()}")
@@ -375,7 +318,7 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         self._grammar.answer_lines(b"".join(said) or replies.NOT_IMPLEMENTED.encode())
 
     async def push(self, status: str | bytes) -> None:
-        """Take a reply from aiosmtpd, which knows no enhanced status codes (RFC 2034 wants one in every reply)."""
+        """Take a reply from aiosmtpd, which gives no enhanced status codes (RFC 2034 wants one in each)."""
         text = status if isinstance(status, bytes) else status.encode("ascii", "replace")
         code = int(text[:3])
         self._said.append(Reply(code, b"%d.0.0" % (code // 100), replies.safe_text(text[4:])).encode())
@@ -384,13 +327,18 @@ class Connection(aiosmtpd.SMTP, asyncio.BufferedProtocol):
         """VRFY reveals nothing, so there is nothing to parse (and no header parser to feed by strangers)."""
         return arg, ""
 
+    def _own_address(self) -> bytes:
+        """Return the address the client has connected to."""
+        name = self.transport.get_extra_info("sockname") if self.transport else None
+        return doors.normal(name[0]) if name else b""
+
     def _protocol(self) -> bytes:
         return b"esmtp" if self._grammar.is_extended else b"smtp"
 
     def _note_refusal(self, command: bytes, reply: Reply, **fields: bytes) -> None:
         journal.record(
-            events.REFUSED, peer=self.who.address, helo=self._grammar.helo, protocol=self._protocol(), command=command,
-            code=reply.code, enhanced=reply.enhanced, text=reply.text, **fields)  # fmt: skip
+            events.REFUSED, peer=self.client, helo=self._grammar.helo, protocol=self._protocol(),
+            command=command, code=reply.code, enhanced=reply.enhanced, text=reply.text, **fields)  # fmt: skip
 
 
 _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {

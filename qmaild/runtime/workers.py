@@ -1,4 +1,4 @@
-"""Several processes of one door behind the same handed-in sockets. Knows processes and their pulse, not what they serve.
+"""Several processes of one door behind the same handed-in sockets. Knows processes and their pulse only.
 
 The unit's main process then serves only the control socket: it starts the workers, adds up their connections,
 replaces one that dies or falls silent, passes on TERM and reload, and leaves when all are idle.
@@ -7,6 +7,7 @@ With one worker there is no supervisor: the service is that process.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -69,10 +70,8 @@ def _run_worker(name: str, build: Build) -> None:
         service.is_busy = lambda: True
 
         def beat() -> None:
-            try:
+            with contextlib.suppress(OSError):  # a supervisor that is gone is noticed by end of file
                 pulse.send(b"%d\n" % (service.connections + has_work()))
-            except OSError:
-                pass  # a supervisor that is gone is noticed by end of file
             service.loop.call_later(PULSE_SECONDS, beat)
 
         def heard() -> None:

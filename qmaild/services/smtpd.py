@@ -23,9 +23,9 @@ def build(service: Service) -> None:
     server = Server(service.loop, service.settings, intake, lookup, counted, workers.share())
     service.accept("smtp", server.accept)
     service.on_reload = lambda: server.configure(service.settings)
-    service.on_stop = server.stop
+    service.on_stop = server.sessions.stop
     service.is_busy = lambda: intake.outstanding > 0
-    service.is_unfinished = server.is_in_data
+    service.is_unfinished = server.sessions.is_in_data
     service.stop_seconds = STOP_SECONDS
     service.status = lambda: f"{len(server.sessions)} sessions"
 

@@ -1,4 +1,4 @@
-"""Paths and parameters of MAIL and RCPT by RFC 5321's grammar. Gives addresses as the queue stores them: unquoted."""
+"""Paths and parameters of MAIL and RCPT by RFC 5321. Addresses come out unquoted, as the queue keeps them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _LABEL = rb"[A-Za-z0-9_\x80-\xff]+(?:-+[A-Za-z0-9_\x80-\xff]+)*"
 _DOMAIN = _LABEL + rb"(?:\." + _LABEL + rb")*"
 _LITERAL = rb"\[[!-Z^-~]+\]"
 _ROUTE = rb"(?:@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*:)?"
-_MAILBOX = rb"(?:(" + _ATOM + rb"(?:\." + _ATOM + rb")*)|(" + _QUOTED + rb"))@(" + _DOMAIN + rb"|" + _LITERAL + rb")"
+_LOCAL = rb"(?:(" + _ATOM + rb"(?:\." + _ATOM + rb")*)|(" + _QUOTED + rb"))"
+_MAILBOX = _LOCAL + rb"@(" + _DOMAIN + rb"|" + _LITERAL + rb")"
 
 # Blanks after the colon are not in the grammar, but in many clients.
 _KEYWORD = {
@@ -34,7 +35,7 @@ class PathError(ValueError):
 
 
 def parse(argument: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
-    """Return (address, text of the parameters) of `FROM:<...> ...` or `TO:<...> ...`; None if it does not begin so.
+    """Return (address, rest) of `FROM:<...> ...` or `TO:<...> ...`; None if it begins otherwise.
 
     The null reverse-path gives an empty address, <postmaster> one without @. A source route is dropped
     (RFC 5321 appendix C). PathError: there is something between the brackets that is no path.
@@ -75,7 +76,7 @@ def _check_utf8(address: bytes) -> None:
 
 
 def parameters(text: bytes) -> dict[bytes, bytes | None] | None:
-    """Return keyword (upper case) to value of ` KEY=value KEY ...`; None if it is malformed or one comes twice."""
+    """Return keyword (upper case) to value of ` KEY=value KEY`; None if malformed or if one comes twice."""
     found: dict[bytes, bytes | None] = {}
     if not text:
         return found

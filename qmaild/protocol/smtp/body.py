@@ -1,8 +1,8 @@
 """The message after DATA, as it streams in: where it ends, what is stored of it, what is wrong with it.
 
-Works on whole chunks, never line by line. Stored form: LF line ends, dots unstuffed. Only <CRLF>.<CRLF> ends the
-message, and a message in which CR or LF stands alone is never stored: no other server can see two
-messages where this one sees one (SMTP smuggling, CVE-2023-51764 and its kin).
+Works on whole chunks, never line by line. Stored form: LF line ends, dots unstuffed. Only <CRLF>.<CRLF>
+ends the message, and a message in which CR or LF stands alone is never stored: no other server can see
+two messages where this one sees one (SMTP smuggling, CVE-2023-51764 and its kin).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Scanner:
         return self._text(piece), len(data) - held
 
     def _text(self, piece: bytes) -> bytes:
-        """Return a piece that begins and ends between characters of the text in stored form; empty once there is a problem."""
+        """Return a piece (which cuts no CR LF in two) in stored form; empty once there is a problem."""
         if self.problem is not None:
             return b""
         text = piece.replace(b"\r\n", b"\n")

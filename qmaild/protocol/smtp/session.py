@@ -21,7 +21,7 @@ MAX_SIZE_DIGITS = 20  # RFC 1870 3
 
 
 class State(Enum):
-    """READY: no transaction. SENDER, RECIPIENTS: MAIL, then RCPT was accepted. BODY: after 354. CLOSED: nothing more is read."""
+    """READY: no transaction. SENDER: MAIL was accepted. RECIPIENTS: RCPT too. BODY: after 354. CLOSED: end."""
 
     READY = 0
     SENDER = 1
@@ -51,17 +51,19 @@ _KNOWN_ELSEWHERE = frozenset(
 )
 
 
-class Profile(NamedTuple):
-    """What all sessions of a server share. max_bytes 0 is no limit."""
+class Profile:
+    """What all sessions of a server share: the size limit (0 is none) and what they say in common."""
 
-    host: bytes
-    greeting: bytes
-    max_bytes: int
+    __slots__ = ("goodbye", "greeting", "max_bytes", "reply_to_ehlo", "reply_to_helo")
 
-    def extensions(self) -> tuple[bytes, ...]:
-        """Return the lines of the EHLO reply."""
-        size = b"SIZE %d" % self.max_bytes if self.max_bytes else b"SIZE"
-        return (self.host, b"PIPELINING", b"8BITMIME", size, b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"HELP")
+    def __init__(self, host: bytes, greeting: bytes, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.greeting = b"220 %b ESMTP\r\n" % greeting
+        self.goodbye = b"221 2.0.0 %b\r\n" % greeting
+        self.reply_to_helo = b"250 %b\r\n" % host
+        size = b"SIZE %d" % max_bytes if max_bytes else b"SIZE"
+        extensions = [b"PIPELINING", b"8BITMIME", size, b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"HELP"]
+        self.reply_to_ehlo = replies.encode_lines(250, [host, *extensions])
 
 
 class Sender(NamedTuple):
@@ -90,7 +92,7 @@ class Content(NamedTuple):
 
 
 class EndOfData(NamedTuple):
-    """The message is complete: its last piece, its stored size, and why it must not be stored if there is a reason."""
+    """The message is complete: its last piece, its stored size, and why it must not be stored, if so."""
 
     text: bytes
     size: int
@@ -111,8 +113,8 @@ class Session:
     """Sans-IO: see the module. is_extended and helo tell what the client called itself and how."""
 
     __slots__ = (
-        "_buffer", "_closing", "_errors", "_is_utf8", "_pending", "_place", "_profile", "_replies", "_scanner",
-        "_skipping", "helo", "is_extended", "state",
+        "_buffer", "_closing", "_errors", "_is_utf8", "_pending", "_place", "_profile", "_replies",
+        "_scanner", "_skipping", "helo", "is_extended", "state",
     )  # fmt: skip
 
     def __init__(self, profile: Profile) -> None:
@@ -146,7 +148,7 @@ class Session:
         return self.state is State.BODY
 
     def greet(self) -> None:
-        self._replies.append(b"220 %b ESMTP\r\n" % self._profile.greeting)
+        self._replies.append(self._profile.greeting)
 
     def feed(self, data: bytes) -> None:
         if self._place < len(self._buffer):
@@ -211,7 +213,7 @@ class Session:
             self._replies.append(reply.encode())
 
     def _take_line(self) -> bytes | None:
-        """Return the next command line without its end; None if there is none yet. A line too long is dropped to its end."""
+        """Return the next command line, None if there is none yet. One too long is dropped to its end."""
         end = self._buffer.find(b"\n", self._place)
         if end < 0:
             if self._skipping or self.buffered > MAX_LINE:
@@ -256,10 +258,7 @@ class Session:
             return replies.HELLO_NEEDS_NAME
         self.helo = argument
         self.is_extended = verb == b"EHLO"
-        if self.is_extended:
-            self._replies.append(replies.encode_lines(250, self._profile.extensions()))
-        else:
-            self._replies.append(b"250 %b\r\n" % self._profile.host)
+        self._replies.append(self._profile.reply_to_ehlo if self.is_extended else self._profile.reply_to_helo)
         return None
 
     def _mail(self, verb: bytes, argument: bytes) -> Event | Reply:
@@ -270,24 +269,12 @@ class Session:
         if parsed is None:
             return replies.MAIL_SYNTAX
         address, rest = parsed
-        size, is_8bit, is_utf8 = 0, False, False
-        if rest:
-            given = addresses.parameters(rest)
-            if given is None:
-                return replies.BAD_PARAMETER
-            for key, value in given.items():
-                if key == b"SIZE" and value is not None and value.isdigit() and len(value) <= MAX_SIZE_DIGITS:
-                    size = int(value)
-                elif key == b"BODY" and value is not None and value.upper() in (b"7BIT", b"8BITMIME"):
-                    is_8bit = value.upper() == b"8BITMIME"
-                elif key == b"SMTPUTF8" and value is None:
-                    is_utf8 = True
-                else:
-                    return replies.BAD_PARAMETER if key in (b"SIZE", b"BODY", b"SMTPUTF8") else replies.UNKNOWN_PARAMETER
-        if not is_utf8 and not address.isascii():
-            return replies.NEEDS_UTF8
-        self._is_utf8 = is_utf8
-        return Sender(address, size, is_8bit, is_utf8)
+        sender = _sender(address, rest) if rest else Sender(address, 0, False, False)
+        if isinstance(sender, Sender):
+            if not sender.is_utf8 and not address.isascii():
+                return replies.NEEDS_UTF8
+            self._is_utf8 = sender.is_utf8
+        return sender
 
     def _rcpt(self, verb: bytes, argument: bytes) -> Event | Reply:
         try:
@@ -319,7 +306,7 @@ class Session:
     def _quit(self, verb: bytes, argument: bytes) -> Reply | None:
         if argument:
             return replies.NO_ARGUMENT_ALLOWED
-        self._replies.append(b"221 2.0.0 %b\r\n" % self._profile.greeting)
+        self._replies.append(self._profile.goodbye)
         return None
 
     def _rare(self, verb: bytes, argument: bytes) -> Event | Reply:
@@ -337,6 +324,25 @@ class Session:
             self._pending = _END
             return EndOfData(text, scanner.size, scanner.problem)
         return Content(text)
+
+
+def _sender(address: bytes, rest: bytes) -> Sender | Reply:
+    """Return MAIL with its parameters: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531)."""
+    given = addresses.parameters(rest)
+    if given is None:
+        return replies.BAD_PARAMETER
+    size = given.pop(b"SIZE", b"0")
+    body = given.pop(b"BODY", b"7BIT")
+    is_utf8 = b"SMTPUTF8" in given
+    if given.pop(b"SMTPUTF8", None) is not None:
+        return replies.BAD_PARAMETER
+    if given:
+        return replies.UNKNOWN_PARAMETER
+    if size is None or not size.isdigit() or len(size) > MAX_SIZE_DIGITS:
+        return replies.BAD_PARAMETER
+    if body is None or body.upper() not in (b"7BIT", b"8BITMIME"):
+        return replies.BAD_PARAMETER
+    return Sender(address, int(size), body.upper() == b"8BITMIME", is_utf8)
 
 
 _Parser = Callable[[Session, bytes, bytes], Event | Reply | None]
