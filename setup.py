@@ -1,5 +1,11 @@
-"""The two native modules. Everything else about the project stands in pyproject.toml."""
+"""The native modules and the packages. Everything else about the project stands in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup(cffi_modules=["native/build_queue.py:ffi", "native/build_system.py:ffi"])
+setup(
+    cffi_modules=["native/build_queue.py:ffi", "native/build_system.py:ffi"],
+    # The unit files go along inside the package: `qmaild standalone` reads them.
+    packages=[*find_packages(include=["qmaild*"]), "qmaild.units"],
+    package_dir={"qmaild.units": "systemd"},
+    package_data={"qmaild.units": ["*.socket", "*.service", "*.target"]},
+)
