@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -20,8 +18,7 @@ import pytest
 from qmaild.protocol import frames
 from qmaild.runtime.channel import Channel
 
-TREE = Path(__file__).resolve().parents[2]
-SECONDS = 20.0  # no test takes this long; a hung one ends here
+from .processes import SECONDS, Running
 
 
 class Peer:
@@ -61,67 +58,44 @@ class Server:
 
 
 class House:
-    """A running send, the sockets around it, and its journal."""
+    """A running send with the sockets around it, and its journal."""
 
     def __init__(self, directory: Path, **control: str) -> None:
-        self.directory = directory
-        (directory / "control").mkdir()
         (directory / "run").mkdir()
-        for name, content in {"me": "host.example", "idleexit": "0", **control}.items():
-            self.control(name, content)
+        self._directory = directory
         self.local = Server(directory / "run" / "local.sock")
         self.remote = Server(directory / "run" / "remote.sock")
-        self.listeners = {name: self._listen(name) for name in ("manage", "control")}
-        self.process = self._start()
+        self._running = Running("send", ["manage", "control"], directory, idleexit="0", **control)
+        self.process = self._running.process
 
     def control(self, name: str, content: str) -> None:
-        (self.directory / "control" / name).write_text(content + "\n")
-
-    def _listen(self, name: str) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(self.directory / f"{name}.sock"))
-        listener.listen(8)
-        return listener
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        first, second = (os.dup2(listener.fileno(), number) for listener, number in zip(self.listeners.values(), (60, 61)))
-        environment = {
-            "PATH": os.environ["PATH"], "PYTHONPATH": str(TREE), "QMAILD_CONTROL": str(self.directory / "control"),
-            "QMAILD_RUN": str(self.directory / "run"), "QMAILD_STANDALONE": str(self.directory),
-            "LISTEN_FDS": "2", "LISTEN_FDNAMES": "manage:control",
-        }  # fmt: skip
-        script = 'exec 3<&60 4<&61 60<&- 61<&-; LISTEN_PID=$$ exec "$@"'
-        process = subprocess.Popen(["/bin/bash", "-c", script, "send", sys.executable, "-m", "qmaild.services.send"],
-                                   env=environment, pass_fds=(first, second), cwd=self.directory)  # fmt: skip
-        os.close(first)
-        os.close(second)
-        return process
+        (self._running.control / name).write_text(content + "\n")
 
     async def connect(self, name: str) -> Peer:
         loop = asyncio.get_running_loop()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(str(self.directory / f"{name}.sock"))
+        sock.connect(str(self._directory / "run" / name) + ".sock")
         peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close))
         peer.send(frames.Hello(frames.VERSION, b"queue"))
         return peer
 
     async def command(self, *words: bytes) -> frames.Answer:
-        peer = await self.connect("control")
+        peer = await self.connect("control/send")
         peer.send(frames.Command(1, list(words)))
         answer: frames.Answer = await peer.frame()
         peer.channel.close()
         return answer
 
     def journal(self, event: str) -> list[dict[str, str]]:
-        path = self.directory / "journal"
+        path = self._directory / "journal"
         records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [record for record in records if record.get("QMAILD_EVENT") == event]
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for listener in (*self.listeners.values(), self.local.listener, self.remote.listener):
-            listener.close()
+        self.local.listener.close()
+        self.remote.listener.close()
 
 
 def run(house: House, scene: Callable[[House], Awaitable[None]]) -> None:
@@ -132,10 +106,23 @@ def run(house: House, scene: Callable[[House], Awaitable[None]]) -> None:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
-    yield made
-    made.close()
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
+    """Call it with control files to get the house."""
+    monkeypatch.setenv("QMAILD_STANDALONE", str(tmp_path))  # its journal is a file there
+    made: list[House] = []
+
+    def begin(**control: str) -> House:
+        made.append(House(tmp_path, **control))
+        return made[0]
+
+    yield begin
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def house(start: Callable[..., House]) -> House:
+    return start()
 
 
 def job(number: int, *recipients: bytes, content: bytes = b"Subject: x\n\nhello\n", descriptor: int = 0,
@@ -159,10 +146,10 @@ def memfd(content: bytes) -> int:
 def test_served_recipients_of_both_channels_are_done_and_recorded(house: House) -> None:
     async def scene(house: House) -> None:
         queue = await house.connect("manage")
-        queue.send(job(7, b"user@host.example", b"a@Far.example", b"b@far.example"))
+        queue.send(job(7, b"user@host.test", b"a@Far.example", b"b@far.example"))
         local, remote = await house.local.accept(), await house.remote.accept()
         first, second = await local.frame(), await remote.frame()
-        assert (first.lane, first.recipients, first.indexes) == (b"local", [b"user@host.example"], [0])
+        assert (first.lane, first.recipients, first.indexes) == (b"local", [b"user@host.test"], [0])
         assert (second.lane, second.recipients, second.indexes) == (b"remote:far.example", [b"a@Far.example", b"b@far.example"], [1, 2])
         assert second.content == b"Subject: x\n\nhello\n"
         local.send(report(first, b"K"))
@@ -170,7 +157,7 @@ def test_served_recipients_of_both_channels_are_done_and_recorded(house: House) 
         remote.send(report(second, b"KK"))
         assert await queue.frame() == frames.Done(7, [1, 2])
         records = house.journal("delivery")
-        assert [record["QMAILD_RECIPIENT"] for record in records] == ["user@host.example", "a@Far.example", "b@far.example"]
+        assert [record["QMAILD_RECIPIENT"] for record in records] == ["user@host.test", "a@Far.example", "b@far.example"]
         assert {record["QMAILD_OUTCOME"] for record in records} == {"success"}
 
     run(house, scene)
@@ -180,7 +167,7 @@ def test_a_descriptor_rides_with_every_order_and_none_stays_open(house: House) -
     async def scene(house: House) -> None:
         held = f"/proc/{house.process.pid}/fd"
         queue = await house.connect("manage")
-        queue.send(job(8, b"user@host.example", b"a@far.example", descriptor=1, content=b"Prefix: 1\n"), memfd(b"Subject: big\n\nbody\n"))
+        queue.send(job(8, b"user@host.test", b"a@far.example", descriptor=1, content=b"Prefix: 1\n"), memfd(b"Subject: big\n\nbody\n"))
         local, remote = await house.local.accept(), await house.remote.accept()
         for peer in (local, remote):
             order, descriptor = await peer.receive()
@@ -246,7 +233,7 @@ def test_finish_is_answered_by_a_bounce_and_its_commit_is_recorded(house: House)
     run(house, scene)
 
 
-def test_a_large_message_goes_back_as_its_header_section(tmp_path: Path) -> None:
+def test_a_large_message_goes_back_as_its_header_section(start: Callable[..., House]) -> None:
     async def scene(house: House) -> None:
         queue = await house.connect("manage")
         body = b"Subject: large\n\n" + b"x" * 70 * 1024
@@ -258,11 +245,7 @@ def test_a_large_message_goes_back_as_its_header_section(tmp_path: Path) -> None
         assert part.get_content_type() == "text/rfc822-headers"
         assert part.get_payload() == "Return-Path: <sender@away.example>\nReceived: from x\nSubject: large\n"
 
-    made = House(tmp_path)
-    try:
-        run(made, scene)
-    finally:
-        made.close()
+    run(start(), scene)
 
 
 def test_a_reload_holds_and_frees_a_channel(house: House) -> None:
@@ -288,7 +271,7 @@ def test_a_reload_holds_and_frees_a_channel(house: House) -> None:
     run(house, scene)
 
 
-def test_sigterm_lets_what_is_in_flight_end_and_leaves_the_rest_unanswered(tmp_path: Path) -> None:
+def test_sigterm_lets_what_is_in_flight_end_and_leaves_the_rest_unanswered(start: Callable[..., House]) -> None:
     async def scene(house: House) -> None:
         queue = await house.connect("manage")
         queue.send(job(15, b"a@far.example", b"b@other.example"))
@@ -305,11 +288,7 @@ def test_sigterm_lets_what_is_in_flight_end_and_leaves_the_rest_unanswered(tmp_p
         assert await loop.run_in_executor(None, house.process.wait) == 0
         assert queue.arrived.empty() and remote.arrived.empty()
 
-    made = House(tmp_path, concurrencyremote="1")
-    try:
-        run(made, scene)
-    finally:
-        made.close()
+    run(start(concurrencyremote="1"), scene)
 
 
 def test_a_new_queue_connection_replaces_the_old_one(house: House) -> None:
