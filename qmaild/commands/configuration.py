@@ -71,9 +71,13 @@ def show(as_json: bool) -> int:
     homes = [] if paths.STANDALONE else outside(pwd.getpwall())
     if as_json:
         print(json.dumps({
-            "settings": {name: {"value": plain(getattr(settings, name)), "from": _source(name, files, wrong)} for name in TABLE},
-            "errors": [{"file": f"{paths.CONTROL}/{problem.file}", "line": problem.line, "expected": problem.expected}
-                       for problem in problems],
+            "settings": {
+                name: {"value": plain(getattr(settings, name)), "from": _source(name, files, wrong)} for name in TABLE
+            },
+            "errors": [
+                {"file": f"{paths.CONTROL}/{problem.file}", "line": problem.line, "expected": problem.expected}
+                for problem in problems
+            ],
             "unknown": unknown_files(),
             "homes_outside": [{"user": user, "home": home} for user, home in homes],
         }, indent=1))  # fmt: skip
@@ -82,8 +86,8 @@ def show(as_json: bool) -> int:
         for name in unknown_files():
             print(f"{paths.CONTROL}/{name}: warning: no setting has this name", file=sys.stderr)
         for user, home in homes:
-            print(f"warning: the home of {user} ({home}) is not one that deliveries may write: add it by a drop-in with "
-                  "ReadWritePaths= to qmaild-spawn.service and qmaild-program.service", file=sys.stderr)  # fmt: skip
+            print(f"warning: deliveries may not write the home of {user} ({home}): name it in a drop-in with "
+                  "ReadWritePaths= for qmaild-spawn.service and qmaild-program.service", file=sys.stderr)  # fmt: skip
         for problem in problems:
             print(f"{paths.CONTROL}/{problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("status", _status, "Show which services run and what they do.")
-    queue = add("queue", _queue_list, "Look at the queue and steer it.").add_subparsers(metavar="COMMAND", required=True)
-    _add_queue_commands(queue)
+    queue = add("queue", _queue_list, "Look at the queue and steer it.")
+    _add_queue_commands(queue.add_subparsers(metavar="COMMAND", required=True))
     reload = add("reload", _reload, "Check all control files, then let the services read them.")
     reload.add_argument("service", nargs="?", choices=running.SERVICES, metavar="SERVICE")
     listen = add("listen", _listen, "Serve SMTP on all addresses, or on this host's own only.")
@@ -79,7 +79,8 @@ def _add_queue_commands(queue: Any) -> None:
         command: argparse.ArgumentParser = queue.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
         if numbers:
-            command.add_argument("numbers", nargs="+", metavar=numbers, type=_number if numbers == "NUMBER" else _number_or_all)
+            kind = _number if numbers == "NUMBER" else _number_or_all
+            command.add_argument("numbers", nargs="+", metavar=numbers, type=kind)
         return command
 
     listing = add("list", _queue_list, "List the messages in the queue.")
@@ -119,7 +120,7 @@ def _status(options: Any) -> int:
         is_failed = is_failed or unit.active == "failed"
         print(f"{unit.name:8} {word:10} {text}".rstrip())
     if not paths.STANDALONE:
-        for where, unit in zip(SMTP_SOCKETS, running.units(SMTP_SOCKETS.values())):
+        for where, unit in zip(SMTP_SOCKETS, running.units(SMTP_SOCKETS.values()), strict=True):
             print(f"port 25  {'open' if unit.is_running else 'closed':10} {where}")
     return 1 if is_failed else 0
 
@@ -187,7 +188,7 @@ def _listen(options: Any) -> int:
         running.systemctl("enable", "--now", other)
         raise
     running.systemctl("start", "qmaild-smtpd.service")
-    print(f"SMTP is served on {'port 25 of all addresses' if options.where == 'public' else 'port 25 of this host only'}")
+    print(f"SMTP is served on port 25 of {'all addresses' if options.where == 'public' else 'this host only'}")
     return 0
 
 

@@ -84,7 +84,7 @@ def _when(record: Record) -> int:
 
 def _text(value: Any) -> str:
     if isinstance(value, list):  # journalctl's form for bytes that are not text
-        value = bytes(byte for byte in value if isinstance(byte, int) and 0 <= byte < 256).decode("utf-8", "replace")
+        value = bytes([byte for byte in value if byte in range(256)]).decode("utf-8", "replace")
     return "".join(char if char.isprintable() else "?" for char in str(value or ""))
 
 
@@ -131,8 +131,9 @@ def _journal(number: str) -> list[Record]:
         raise NoJournal("the accounts of the services (qmaild-queue and its kin) do not exist here")
     matches = [f"QMAILD_MESSAGE={number}", *(f"_UID={uid}" for uid in uids)]
     try:
-        done = subprocess.run(["journalctl", "--output=json", "--all", "--no-pager", "--quiet", *matches],
-                              capture_output=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            ["journalctl", "--output=json", "--all", "--no-pager", "--quiet", *matches], capture_output=True, check=False
+        )
     except OSError as error:
         raise NoJournal(f"journalctl cannot be run: {error.strerror}") from None
     if done.returncode and done.stderr:

@@ -302,9 +302,11 @@ def render(name: bytes, items: list[Item]) -> bytes:
     lines: list[bytes] = []
     line = name + b":"
     comma = b""
+    before: Item | None = None
     for item in items:
+        was, before = before, item
         if isinstance(item, GroupEnd):
-            line += b";"
+            line += b" ;" if isinstance(was, Group) else b";"
             comma = b","
             continue
         text = item.name + b":" if isinstance(item, Group) else item.text()

@@ -7,7 +7,7 @@ import enum
 from typing import NamedTuple
 
 MAX_VARIABLE = 1000  # bytes of a name or host from the environment: longer ones make no address
-LETTERS = frozenset(b"cfirm")  # of QMAILINJECT
+LETTERS = frozenset(b"cfirms")  # of QMAILINJECT
 
 
 class UsageError(ValueError):

@@ -38,7 +38,8 @@ def systemctl(*words: str) -> str:
     """Run systemctl and return what it prints. SystemctlError if it fails."""
     try:
         done = subprocess.run(
-            ["systemctl", *words], capture_output=True, text=True, errors="replace", timeout=SYSTEMCTL_SECONDS, check=False
+            ["systemctl", *words], capture_output=True, text=True, errors="replace", timeout=SYSTEMCTL_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SystemctlError(f"systemctl {words[0]}: {error}") from None
@@ -52,7 +53,8 @@ def services() -> list[Unit]:
     if paths.STANDALONE:
         running = _standalone()
         return [Unit(name, "active" if name in running else "inactive", "") for name in SERVICES]
-    return [unit._replace(name=name) for name, unit in zip(SERVICES, units(f"qmaild-{name}.service" for name in SERVICES))]
+    found = units(f"qmaild-{name}.service" for name in SERVICES)
+    return [unit._replace(name=name) for name, unit in zip(SERVICES, found, strict=True)]
 
 
 def units(names: Iterable[str]) -> list[Unit]:
@@ -60,7 +62,7 @@ def units(names: Iterable[str]) -> list[Unit]:
     wanted = list(names)
     text = systemctl("show", "--property=Id,ActiveState,StatusText", *wanted)
     found = []
-    for name, block in zip(wanted, text.strip().split("\n\n")):
+    for name, block in zip(wanted, text.strip().split("\n\n"), strict=True):
         values = dict(line.partition("=")[::2] for line in block.splitlines())
         found.append(Unit(name, values.get("ActiveState", "unknown"), values.get("StatusText", "")))
     return found
