@@ -7,5 +7,5 @@ setup(
     # The unit files go along inside the package: `qmaild standalone` reads them.
     packages=[*find_packages(include=["qmaild*"]), "qmaild.units"],
     package_dir={"qmaild.units": "systemd"},
-    package_data={"qmaild.units": ["*.socket", "*.service", "*.target"]},
+    package_data={"qmaild": ["py.typed", "*.pyi"], "qmaild.units": ["*.socket", "*.service", "*.target"]},
 )
