@@ -24,6 +24,7 @@ IDLE_SECONDS = 5.0  # rule 11: connections follow the work
 IDLE_CONNECTIONS = 100  # kept in all
 HOSTS_TRIED = 5  # addresses whose greeting refused us, for one order
 SWEEP_SECONDS = 1.0
+REPORT_BYTES = 4 << 20  # of texts in one report: peers that talk much about many recipients are cut short
 
 Ask = Callable[..., int]
 Report = Callable[[frames.Report], None]
@@ -32,7 +33,9 @@ Report = Callable[[frames.Report], None]
 class _Work:
     """One order under way. pending: places of recipients not yet in a transaction that ended."""
 
-    __slots__ = ("asker", "content", "order", "peers", "pending", "place", "refusal", "report", "results", "skip")
+    __slots__ = (
+        "asker", "content", "order", "peers", "pending", "place", "refusal", "report", "results", "skip",
+    )  # fmt: skip
 
     def __init__(self, asker: Any, order: frames.Order, content: Content, report: Report) -> None:
         self.asker = asker
@@ -74,7 +77,7 @@ def question_of(lane: bytes) -> tuple[bytes, bytes]:
 
 
 class Lanes:
-    """All orders and connections of one service. `ask` is Caller.ask of dial; `settings` gives the current ones."""
+    """Orders and connections of one service. ask is dial's Caller.ask; settings gives the present ones."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ask: Ask, settings: Callable[[], Settings]) -> None:
         self._loop = loop
@@ -86,6 +89,7 @@ class Lanes:
         self._works: dict[Any, set[_Work]] = {}
         self._dialing = 0
         self._sweeping = False
+        self._is_stopping = False
 
     @property
     def connections(self) -> int:
@@ -110,15 +114,16 @@ class Lanes:
         self._find_connection(work)
 
     def forget(self, asker: Any) -> None:
-        """The asker is gone: its orders go to somebody else. What the peer may already have taken is let end."""
+        """The asker is gone, its orders will come again. What the peer may have taken already is let end."""
         for work in list(self._works.pop(asker, ())):
             work.report = None
             connection = work.place.connection if work.place else None
             if connection and not connection.session.is_past_dot:
                 connection.drop()
 
-    def close_idle(self) -> None:
-        """Say goodbye on every connection without work."""
+    def stop(self) -> None:
+        """Say goodbye on every connection, now or when its order has ended."""
+        self._is_stopping = True
         for places in list(self._idle.values()):
             for place in list(places):
                 self._quit(place)
@@ -193,7 +198,8 @@ class Lanes:
         content = work.content
         recipients = [order.recipients[each] for each in place.batch]
         is_8bit = content.is_8bit or bool(order.flags & frames.FLAG_8BIT)
-        transaction = Transaction(order.sender, recipients, content.size, is_8bit, bool(order.flags & frames.FLAG_UTF8))
+        is_utf8 = bool(order.flags & frames.FLAG_UTF8)
+        transaction = Transaction(order.sender, recipients, content.size, is_8bit, is_utf8)
         connection.begin(transaction, content)
 
     def ended(self, connection: Connection, transaction: Transaction) -> None:
@@ -211,9 +217,9 @@ class Lanes:
         if session.is_closed:
             return
         if work.pending and session.transactions < TRANSACTIONS:
-            self._next(place)
+            self._loop.call_soon(self._next, place)  # not at once: a batch may end before it is begun
         elif work.pending:
-            place.work = None
+            place.work = work.place = None
             self._quit(place)
             self._find_connection(work)
         else:
@@ -224,9 +230,9 @@ class Lanes:
     def _note_results(self, work: _Work, place: _Place, transaction: Transaction) -> None:
         peer = place.connection.where.text if place.connection else b""
         too_many: list[int] = []
-        for index, result in zip(place.batch, transaction.results):
+        for index, result in zip(place.batch, transaction.results, strict=True):
             # RFC 5321 4.5.3.1.10: the rest of the recipients goes in a transaction of its own.
-            if transaction.accepted and result and result.code == 452 and result.enhanced in (b"4.5.3", b"4.0.0"):
+            if transaction.accepted and result and (result.code, result.enhanced) in _TOO_MANY:
                 too_many.append(index)
             else:
                 work.results[index] = result
@@ -265,6 +271,9 @@ class Lanes:
         if work.report is None:
             return
         results = [each or _UNKNOWN for each in work.results]
+        if sum([len(each.text) for each in results]) > REPORT_BYTES:
+            room = REPORT_BYTES // len(results)
+            results = [each._replace(text=each.text[:room]) for each in results]
         work.report(frames.Report(
             work.order.tag, b"".join([each.outcome for each in results]), [each.code for each in results],
             [each.enhanced for each in results], [each.text for each in results], work.peers,
@@ -275,7 +284,11 @@ class Lanes:
         connection = place.connection
         if not connection or not connection.is_open:
             return
-        if connection.session.transactions >= TRANSACTIONS or self._idle_count >= IDLE_CONNECTIONS:
+        if (
+            self._is_stopping
+            or connection.session.transactions >= TRANSACTIONS
+            or self._idle_count >= IDLE_CONNECTIONS
+        ):
             connection.quit()
             return
         connection.deadline = self._loop.time() + IDLE_SECONDS
@@ -314,4 +327,5 @@ class Lanes:
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
+_TOO_MANY = ((452, b"4.5.3"), (452, b"4.0.0"))
 _UNKNOWN = Result(frames.TEMPORARY, 0, b"4.3.0", b"The delivery ended without a result.")

@@ -12,53 +12,45 @@ import socket
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from qmaild.protocol.smtp_body import Stuffer, stuff
+from qmaild.delivery.contents import Contents
+from qmaild.protocol.smtp_body import END, Stuffer, stuff
 from qmaild.protocol.smtp_client import Event, Session, Transaction
 
 READ_BYTES = 16 << 10  # replies are short
-PIECE_BYTES = 64 << 10  # of a large content, read and sent at a time
 PIECES_A_TURN = 8  # a fast peer does not keep the loop from the others
 GREETING_SECONDS = 120.0  # a host that has not greeted us by then is as good as down
 
 
 class Content:
-    """A message as it is sent, as often as there are transactions. The descriptor, if any, is this object's to close."""
+    """A message as it is sent, once a transaction. The descriptor, if any, is this object's to close."""
 
-    __slots__ = ("_body_size", "_descriptor", "_prefix", "_whole", "is_8bit", "size")
+    __slots__ = ("_contents", "_whole", "is_8bit", "size")
 
     def __init__(self, prefix: bytes, descriptor: int = -1) -> None:
-        self._descriptor = descriptor
+        self._contents = Contents(prefix, descriptor)
+        self._whole = b""
         if descriptor < 0:
             self._whole = stuff(prefix)
-            self.size = len(self._whole) - 3  # RFC 1870 5: without the final dot
+            self.size = len(self._whole) - len(END)  # RFC 1870 5: without the final dot
             self.is_8bit = not prefix.isascii()
         else:
-            self._prefix = prefix
-            self._body_size = os.fstat(descriptor).st_size
-            self.size = len(prefix) + self._body_size  # RFC 1870 6.1 allows an estimate; reading it twice is dear
+            self.size = self._contents.size  # RFC 1870 6.1 allows an estimate
             self.is_8bit = True  # not looked at; a 7-bit message is as well declared so
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield what goes behind DATA, the final dot included. OSError: the content cannot be read to its end."""
-        if self._descriptor < 0:
+        """Yield what goes behind DATA, final dot included. OSError: the content cannot be read to its end."""
+        if self._whole:
             yield self._whole
             return
         stuffer = Stuffer()
-        yield stuffer.feed(self._prefix)
-        place = 0
-        while place < self._body_size:
-            # pread: the descriptor's offset is shared with whoever else holds it.
-            piece = os.pread(self._descriptor, min(PIECE_BYTES, self._body_size - place), place)
-            if not piece:
-                raise OSError(f"the message ends at byte {place} of {self._body_size}")
-            place += len(piece)
-            yield stuffer.feed(piece)
+        for chunk in self._contents.chunks():
+            yield stuffer.feed(chunk)
         yield stuffer.end()
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._contents.descriptor >= 0:
+            os.close(self._contents.descriptor)
+            self._contents.descriptor = -1
 
 
 class Where(NamedTuple):
@@ -177,7 +169,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            # The reading side tells what became of the connection, after any last reply that still waits there.
+            # The reading side tells what became of the connection, after any last reply that waits there.
             return False
         if sent == len(data):
             return True

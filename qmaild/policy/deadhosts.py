@@ -1,4 +1,4 @@
-"""Which addresses did not answer lately, so that a dead host costs little (qmail's tcpto). Takes the time as argument."""
+"""Which addresses did not answer lately, so that a dead host costs little (qmail's tcpto). Knows no clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ class _Record(NamedTuple):
 
 
 class DeadHosts:
-    """Addresses by their last connection timeouts. Differs: qmail skips from the second timeout on, for about an hour."""
+    """Addresses by their last connection timeouts.
+
+    Differs: qmail skips an address from its second timeout on, for about an hour; we from the first on, for
+    minutes, for here many deliveries would wait for one dead host at the same time.
+    """
 
     def __init__(self) -> None:
         self._records: dict[bytes, _Record] = {}
@@ -47,6 +51,6 @@ class DeadHosts:
     def lines(self, now: float) -> list[str]:
         """Return one line for each host, as qmail-tcpto prints it."""
         return [
-            f"{address.decode()} timed out {int(now - record.since)} seconds ago; # recent timeouts: {record.timeouts}"
-            for address, record in self._records.items()
+            f"{host.decode()} timed out {int(now - since)} seconds ago; # recent timeouts: {timeouts}"
+            for host, (timeouts, since, _) in self._records.items()
         ]

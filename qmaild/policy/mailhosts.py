@@ -1,4 +1,4 @@
-"""Where a domain's mail goes: DNS answers in, hosts in order or a verdict out. Knows no resolver and no socket.
+"""Where a domain's mail goes: DNS answers in, hosts in order or a verdict out. Knows no resolver, no socket.
 
 The order is RFC 5321 5.1's, with IPv6; what each lack means is qmail-remote's table.
 """
@@ -80,7 +80,7 @@ def shown(name: bytes) -> bytes:
 
 
 def literal(name: bytes) -> Address | None:
-    """Return the address that d.d.d.d, [d.d.d.d] or [IPv6:x] stands for (RFC 5321 4.1.3); None for a host name."""
+    """Return the address in d.d.d.d, [d.d.d.d] or [IPv6:x] (RFC 5321 4.1.3); None for a host name."""
     text = name
     if name.startswith(b"[") and name.endswith(b"]"):
         text = name[1:-1]
@@ -101,7 +101,7 @@ def plain(address: Address) -> Address:
 
 
 def target_of(value: bytes) -> Target | None:
-    """Return what a value of smtproutes names (relay, relay:port, [address]:port, lmtp:...); None if it means MX."""
+    """Return what a value of smtproutes names (relay, relay:port, [address]:port, lmtp:...); None for MX."""
     protocol, port = b"smtp", SMTP_PORT
     if value.startswith(b"lmtp:"):
         protocol, port, value = b"lmtp", LMTP_PORT, value[5:]
@@ -114,7 +114,7 @@ def target_of(value: bytes) -> Target | None:
 
 
 def hosts_of(domain: bytes, mx: Answer, shuffle: Shuffle[Host]) -> list[list[Host]] | Verdict:
-    """Return the mail hosts in groups of one preference, best first, shuffled inside; or why there are none."""
+    """Return the hosts in groups of one preference, best first, shuffled inside; or why there are none."""
     if mx.status is Status.TROUBLE:
         return Verdict(TEMPORARY, b"4.1.2", b"I could not look up the mail hosts of %b." % shown(domain))
     if mx.status is Status.ABSENT:
@@ -138,7 +138,7 @@ def hosts_of(domain: bytes, mx: Answer, shuffle: Shuffle[Host]) -> list[list[Hos
 
 
 def candidates_of(answers: Iterable[tuple[bytes, Answer]], shuffle: Shuffle[Candidate]) -> list[Candidate]:
-    """Return the addresses of hosts of one preference: hosts in the given order, IPv6 and IPv4 taking turns."""
+    """Return the addresses of one group: hosts in the given order, of each IPv6 and IPv4 taking turns."""
     of_host: dict[bytes, tuple[list[Candidate], list[Candidate]]] = {}
     for name, answer in answers:
         for value in answer.values:
@@ -149,7 +149,7 @@ def candidates_of(answers: Iterable[tuple[bytes, Answer]], shuffle: Shuffle[Cand
     for six, four in of_host.values():
         shuffle(six)
         shuffle(four)
-        turns = [pair for both in zip(six, four) for pair in both]
+        turns = [pair for both in zip(six, four, strict=False) for pair in both]
         found += turns + six[len(four) :] + four[len(six) :]
     return found[:MAX_ADDRESSES]
 
@@ -189,7 +189,7 @@ class Search:
         return self._ours
 
     def verdict(self) -> Verdict:
-        """Return why nothing was reached. What may be better later is temporary, before anything permanent."""
+        """Return why nothing was reached: what may be better later counts before anything permanent."""
         if self._tried:
             text = b"I could not establish a connection to a mail host of %b." % self._domain
             return Verdict(TEMPORARY, b"4.4.1", text)

@@ -1,4 +1,4 @@
-"""The client's side of SMTP and LMTP: one session and its transactions. Knows bytes, not sockets and not time.
+"""The client's side of SMTP and LMTP: one session, its transactions. Knows bytes, not sockets, not time.
 
 feed() takes what came and begin() a transaction; both return Events. take() gives what is to be sent. On
 Event.BODY the owner sends the stuffed content and then calls body_sent(). Each recipient ends in one Result.
@@ -16,7 +16,8 @@ from qmaild.message import address
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 from qmaild.protocol.smtp_replies import Reader, Reply, ReplyError
 
-_UNSENDABLE = re.compile(rb"[\r\n\0]|@[^@]*[\x01-\x20<>\x7f][^@]*\Z")  # a line end; a blank or bracket in the domain
+# An address with a line end, or with a blank or bracket in its domain, would be another command.
+_UNSENDABLE = re.compile(rb"[\r\n\0]|@[^@]*[\x01-\x20<>\x7f][^@]*\Z")
 
 
 class Event(enum.Enum):
@@ -52,11 +53,13 @@ class Result(NamedTuple):
 
 
 class Transaction:
-    """One message to some recipients. size: bytes as sent, or nearly; is_utf8: SMTPUTF8 was asked for when it came."""
+    """One message to some recipients. size: bytes as sent, or nearly; is_utf8: it came with SMTPUTF8."""
 
     __slots__ = ("accepted", "is_8bit", "is_utf8", "recipients", "results", "sender", "size")
 
-    def __init__(self, sender: bytes, recipients: Sequence[bytes], size: int, is_8bit: bool, is_utf8: bool) -> None:
+    def __init__(
+        self, sender: bytes, recipients: Sequence[bytes], size: int, is_8bit: bool, is_utf8: bool
+    ) -> None:
         self.sender = sender
         self.recipients = recipients
         self.size = size
@@ -135,7 +138,8 @@ class Session:
                     break
                 self._answer(reply)
         except ReplyError as error:
-            self._close(Result(TEMPORARY, 0, b"4.5.0", b"%b does not speak SMTP: it sent %b." % (self.peer, str(error).encode())))
+            text = b"%b does not speak SMTP: it sent %b." % (self.peer, str(error).encode())
+            self._close(Result(TEMPORARY, 0, b"4.5.0", text))
         return self._happened()
 
     def begin(self, transaction: Transaction) -> list[Event]:
@@ -151,9 +155,9 @@ class Session:
                 self._needs_reset = False
             self._commands.append((Step.MAIL, 0, self._mail_command(transaction, utf8)))
             recipients = transaction.recipients
-            self._commands.extend(
-                [(Step.RCPT, place, b"RCPT TO:<%b>\r\n" % address.quote(recipients[place], utf8)) for place in wanted]
-            )
+            for place in wanted:
+                command = b"RCPT TO:<%b>\r\n" % address.quote(recipients[place], utf8)
+                self._commands.append((Step.RCPT, place, command))
             self._commands.append((Step.DATA, 0, b"DATA\r\n"))
         self._proceed()
         return self._happened()
@@ -163,7 +167,7 @@ class Session:
         self._body_sent = True
 
     def lost(self, why: bytes) -> list[Event]:
-        """The connection was lost or is given up: what is undecided is temporary. `why` ends the text's sentence."""
+        """The connection was lost or is given up: what is undecided is temporary. why is half a sentence."""
         text = b"Connected to %b but %b while %b." % (self.peer, why, self.doing.encode())
         if self._body_sent:
             text += b" Possible duplicate!"  # the server may have taken the message before it fell silent
@@ -183,13 +187,16 @@ class Session:
     def _refuse_unsendable(self, transaction: Transaction, utf8: bool) -> None:
         limit = self.extensions.get(b"SIZE", b"")
         if limit.isdigit() and 0 < int(limit[:20]) < transaction.size:
-            text = b"%b takes messages of at most %b bytes; this one has %d." % (self.peer, limit[:20], transaction.size)
-            transaction.decide(Result(PERMANENT, 0, b"5.3.4", text))
+            text = b"%b takes messages of at most %b bytes; this one has %d."
+            values = (self.peer, limit[:20], transaction.size)
+            transaction.decide(Result(PERMANENT, 0, b"5.3.4", text % values))
         needs_utf8 = transaction.is_utf8 and not utf8
         if _UNSENDABLE.search(transaction.sender):
-            transaction.decide(Result(PERMANENT, 0, b"5.1.7", b"The sender's address cannot be said in SMTP."))
+            text = b"The sender's address cannot be said in SMTP."
+            transaction.decide(Result(PERMANENT, 0, b"5.1.7", text))
         elif needs_utf8 and not transaction.sender.isascii():
-            transaction.decide(Result(PERMANENT, 0, b"5.6.7", b"%b takes no internationalized sender." % self.peer))
+            text = b"%b takes no internationalized sender." % self.peer
+            transaction.decide(Result(PERMANENT, 0, b"5.6.7", text))
         for place, recipient in enumerate(transaction.recipients):
             if transaction.results[place] is not None:
                 continue

@@ -21,7 +21,7 @@ class ReplyError(ValueError):
 
 
 class Reply(NamedTuple):
-    """One reply. code is the first line's; text is all lines, code and all, parted by LF, within MAX_KEPT bytes."""
+    """One reply. code is the first line's; text is all lines with their codes, parted by LF."""
 
     code: int
     enhanced: bytes
@@ -61,7 +61,7 @@ class Reader:
         replies: list[Reply] = []
         place = 0
         while (end := buffer.find(b"\n", place)) >= 0:
-            line = buffer[place : end - 1] if buffer[end - 1 : end] == b"\r" and end > place else buffer[place:end]
+            line = buffer[place:end].removesuffix(b"\r")
             place = end + 1
             if not self._lines and not _FIRST.match(line):
                 raise ReplyError("a line that begins with no reply code")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import random
 import socket
 from collections.abc import Callable
@@ -43,13 +44,13 @@ def is_own(address: Address) -> bool:
     if mailhosts.is_never_mail(address):
         return True
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            # Connecting a datagram socket sends nothing; for an address of ours the kernel picks itself as source.
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # This sends nothing; to an address of ours the kernel picks that very address as source.
             probe.connect((str(address), mailhosts.SMTP_PORT))
-            return str(probe.getsockname()[0]) == str(address)
-        except OSError:
-            return False
+            return bool(ipaddress.ip_address(probe.getsockname()[0]) == address)
+    except OSError:
+        return False  # no way leads there, or this kind of address is not used here
 
 
 _Running = dict[asyncio.Task[socket.socket | None], Candidate]
@@ -58,7 +59,9 @@ _Running = dict[asyncio.Task[socket.socket | None], Candidate]
 class Dialer:
     """Connections by purpose. connect() never raises what a network can cause."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, resolver: Resolver, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, resolver: Resolver, settings: Callable[[], Settings]
+    ) -> None:
         self._loop = loop
         self._resolver = resolver
         self._settings = settings
@@ -108,7 +111,7 @@ class Dialer:
             answers = await self._addresses([target.host])
             candidates = mailhosts.candidates_of(answers, random.shuffle)
             if not candidates:
-                # Differs: permanent in qmail. A relay without an address is a mistake of ours: no message bounces for it.
+                # Differs: permanent in qmail. Such a relay is a mistake of ours: no message bounces for it.
                 text = b"I could not find the address of the relay %b." % mailhosts.shown(target.host)
                 return Verdict(TEMPORARY, b"4.1.2", text)
         reached = await self._race(candidates, target.port, target.protocol, skip, deadline, False)
@@ -131,13 +134,14 @@ class Dialer:
         for name in names:
             questions += [(name, "AAAA"), (name, "A")]
         answers = await asyncio.gather(*[self._resolver.ask(name, kind) for name, kind in questions])
-        return [(name, answer) for (name, _), answer in zip(questions, answers)]
+        return [(name, answer) for (name, _), answer in zip(questions, answers, strict=True)]
 
     async def _race(self, candidates: list[Candidate], port: int, protocol: bytes, skip: frozenset[bytes],
                     deadline: float, more: bool) -> Reached | None:  # fmt: skip
         """Connect to the first candidate that answers; a slow one gets a rival after a while."""
         now = self._loop.time()
-        waiting = [each for each in candidates if each.shown not in skip and not self.dead.is_dead(each.shown, now)]
+        waiting = [each for each in candidates if each.shown not in skip]
+        waiting = [each for each in waiting if not self.dead.is_dead(each.shown, now)]
         running: _Running = {}
         try:
             while (waiting or running) and self._loop.time() < deadline:

@@ -32,6 +32,7 @@ MAX_CACHED = 10_000
 MAX_TTL, MAX_NEGATIVE_TTL, TROUBLE_TTL = 3600, 300, 5
 MAX_VALUES = 100  # records taken from one answer
 
+_Server = tuple[str, int]  # address and port
 _TROUBLE = Answer(Status.TROUBLE)
 _ABSENT = Answer(Status.ABSENT)
 
@@ -64,7 +65,7 @@ class Resolver:
         self._loop = loop
         self._path = path
         self._stamp: tuple[int, int] | None = None
-        self._servers: list[tuple[str, int]] = []
+        self._servers: list[_Server] = []
         self._cache: dict[tuple[bytes, str], tuple[float, Answer]] = {}
         self._asking: dict[tuple[bytes, str], asyncio.Task[Answer]] = {}
 
@@ -114,7 +115,7 @@ class Resolver:
                     continue  # the next server, the next round
         return _TROUBLE, TROUBLE_TTL
 
-    async def _exchange(self, server: tuple[str, int], name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Any:
+    async def _exchange(self, server: _Server, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> Any:
         query = dns.message.make_query(name, kind, use_edns=0, payload=UDP_ROOM)
         reply = await self._over_udp(server, query)
         if reply.rcode() == dns.rcode.FORMERR:  # RFC 6891 7: a server from before EDNS
@@ -124,7 +125,7 @@ class Resolver:
             reply = await self._over_tcp(server, query)
         return reply
 
-    async def _over_udp(self, server: tuple[str, int], query: Any) -> Any:
+    async def _over_udp(self, server: _Server, query: Any) -> Any:
         with _socket(server, socket.SOCK_DGRAM) as sock:
             sock.connect(server)  # only this server's datagrams come in, from a port of our own each time
             await self._loop.sock_sendall(sock, query.to_wire())
@@ -133,7 +134,7 @@ class Resolver:
                 if wire[:2] == struct.pack("!H", query.id):  # others are late or forged: keep waiting
                     return _parse(wire, query)
 
-    async def _over_tcp(self, server: tuple[str, int], query: Any) -> Any:
+    async def _over_tcp(self, server: _Server, query: Any) -> Any:
         with _socket(server, socket.SOCK_STREAM) as sock:
             await self._loop.sock_connect(sock, server)
             wire = query.to_wire()
@@ -164,7 +165,7 @@ class Resolver:
             self._servers, self._stamp = _servers(""), None
 
 
-def _servers(text: str) -> list[tuple[str, int]]:
+def _servers(text: str) -> list[_Server]:
     found = []
     for line in text.split("\n"):
         words = line.split()
@@ -174,7 +175,7 @@ def _servers(text: str) -> list[tuple[str, int]]:
     return found[:MAX_SERVERS] or [("127.0.0.1", 53)]  # resolv.conf(5): without one, the local server
 
 
-def _socket(server: tuple[str, int], kind: int) -> socket.socket:
+def _socket(server: _Server, kind: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     return socket.socket(family, kind | socket.SOCK_NONBLOCK)
 
@@ -206,5 +207,6 @@ def _read(reply: Any, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> tup
     records = list(chain.answer)[:MAX_VALUES]
     ttl = min(int(chain.minimum_ttl), MAX_TTL)
     if kind == dns.rdatatype.MX:
-        return Answer(Status.FOUND, tuple((each.preference, _text_of(each.exchange)) for each in records)), ttl
+        hosts = tuple((each.preference, _text_of(each.exchange)) for each in records)
+        return Answer(Status.FOUND, hosts), ttl
     return Answer(Status.FOUND, tuple(each.address.encode() for each in records)), ttl

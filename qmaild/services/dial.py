@@ -16,6 +16,7 @@ from qmaild.runtime.service import Service, run
 
 MAX_NAME = 1024  # longer than any domain or key of smtproutes
 MAX_SKIP = 100
+MAX_RUNNING = 2000  # more than any sane concurrencyremote
 
 
 def build(service: Service) -> None:
@@ -31,9 +32,8 @@ def build(service: Service) -> None:
             journal.note(journal.ERROR, f"no connection for {question.name!r}: {error!r}")
             reached = Verdict(frames.TEMPORARY, b"4.3.0", b"I could not make a connection.")
         if isinstance(reached, Reached):
-            answer = frames.Connected(question.tag, reached.protocol, reached.host, reached.address, reached.port,
-                                      int(reached.more), 1)  # fmt: skip
-            channel.send(answer, reached.sock.detach())
+            where = (reached.protocol, reached.host, reached.address, reached.port, int(reached.more))
+            channel.send(frames.Connected(question.tag, *where, 1), reached.sock.detach())
         else:
             channel.send(frames.NotConnected(question.tag, *reached))
 
@@ -42,6 +42,10 @@ def build(service: Service) -> None:
             os.close(descriptor)
         if not isinstance(frame, frames.Connect) or len(frame.name) > MAX_NAME or len(frame.skip) > MAX_SKIP:
             channel.close()
+            return
+        if len(running) >= MAX_RUNNING:
+            text = b"Too many connections are being made."
+            channel.send(frames.NotConnected(frame.tag, frames.TEMPORARY, b"4.3.2", text))
             return
         task = service.loop.create_task(connect(channel, frame))
         running.add(task)

@@ -28,7 +28,7 @@ def build(service: Service) -> None:
 
     service.is_busy = lambda: lanes.connections > 0
     service.status = lambda: f"{lanes.orders} orders, {lanes.connections} connections"
-    service.on_stop = lanes.close_idle
+    service.on_stop = lanes.stop
     service.serve("remote", on_frame, lanes.forget)
 
 
