@@ -53,6 +53,8 @@ def parse_list(content: bytes) -> list[bytes]:
         line = line.strip()
         if not line or line.startswith(b"#"):
             continue
+        if b"\0" in line:
+            raise AliasError(number, "text without NUL bytes")
         for value in _split(line, number):
             if value[:1] in b"|/:\\":
                 raise AliasError(number, "an address; programs and files are not run from a list")
@@ -159,6 +161,9 @@ def _key_of(line: bytes) -> tuple[bytes, int]:
     return name.strip(), len(name) + 1 if colon_found else 0
 
 
+_BLANK = b"\0"  # stands for a blank outside quotes; no text that is split has a NUL
+
+
 def _split(text: bytes, number: int) -> Iterator[bytes]:
     """Yield the values between commas that stand outside quotes and comments, as they are meant."""
     parts = [bytearray()]
@@ -176,7 +181,7 @@ def _split(text: bytes, number: int) -> Iterator[bytes]:
                 quoted = False
         elif letter == b'"':
             quoted = True
-        elif letter == b"(" and not parts[-1].lstrip().startswith(b"|"):
+        elif letter == b"(" and not parts[-1].lstrip(_BLANK).startswith(b"|"):
             depth += 1
         elif letter == b")" and depth:
             depth -= 1
@@ -184,15 +189,21 @@ def _split(text: bytes, number: int) -> Iterator[bytes]:
             continue
         elif letter == b",":
             parts.append(bytearray())
+        elif letter in b" \t":
+            parts[-1] += _BLANK
         else:
             parts[-1] += letter
     if quoted or depth:
         raise AliasError(number, "a closing quote or parenthesis")
     for part in parts:
-        value = bytes(part).strip()
-        if value[:1] not in (b"|", b"/", b":") and value.endswith(b">") and b"<" in value:
-            value = value[value.rindex(b"<") + 1 : -1].strip()
+        value = bytes(part).strip(_BLANK)
+        if value[:1] in (b"|", b"/", b":"):
+            value = value.replace(_BLANK, b" ")
+        elif value.endswith(b">") and b"<" in value:
+            value = value[value.rindex(b"<") + 1 : -1].strip(_BLANK)
         if value[:1] == b":" and not value.startswith(b":include:/"):
             raise AliasError(number, ":include:/path/of/file")
+        if _BLANK in value:
+            raise AliasError(number, "a comma between addresses")
         if value:
             yield value

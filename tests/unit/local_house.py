@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from qmaild.protocol import frames
+from qmaild.protocol import frames, netstring
 from tests.unit.processes import Client, Running
 
 MESSAGE = b"Subject: hello\n\nthe body\n"
@@ -91,3 +93,59 @@ def house(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def files_in(folder: Path) -> list[bytes]:
     """The contents of a folder's files, in the order of their names."""
     return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+class Intake:
+    """Stands where the queue's intake does: keeps every message whole, and answers each as told."""
+
+    def __init__(self, top: Path) -> None:
+        (top / "run").mkdir(exist_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(top / "run/intake.sock"))
+        self._listener.listen(5)
+        self.messages: list[frames.Message] = []
+        self.refusal: frames.Refused | None = None
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with sock:
+                self._session(sock)
+
+    def _session(self, sock: socket.socket) -> None:
+        reader = netstring.Reader(frames.MAX_FRAME)
+        streams: dict[int, bytes] = {}
+        while data := sock.recv(1 << 16):
+            for frame in map(frames.decode, reader.feed(data)):
+                if isinstance(frame, frames.Open):
+                    streams[frame.tag] = b""
+                elif isinstance(frame, frames.Data):
+                    streams[frame.tag] += frame.content
+                elif isinstance(frame, frames.End):
+                    content = frame.prefix + streams.pop(frame.tag)
+                    self._take(sock, frames.Message(*frame[:5], content, *frame[6:]))
+                elif isinstance(frame, frames.Message):
+                    self._take(sock, frame)
+
+    def _take(self, sock: socket.socket, message: frames.Message) -> None:
+        if self.refusal:
+            sock.sendall(frames.encode(self.refusal._replace(tag=message.tag)))
+            return
+        self.messages.append(message)
+        sock.sendall(frames.encode(frames.Accepted(message.tag, 100 + len(self.messages))))
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def intake(house: House) -> Iterator[Intake]:
+    made = Intake(house.top)
+    yield made
+    made.close()

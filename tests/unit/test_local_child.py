@@ -1,0 +1,201 @@
+"""What the recipient's child does with a delivery: dot-qmail on a real disk, in this process as its own user."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qmaild.delivery.local import Deliverer
+from qmaild.protocol import frames
+from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
+from tests.unit.local_house import MESSAGE, files_in
+
+DEFAULT = b"./Maildir/\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+def order(
+    home: Path, extension: bytes | None = None, content: bytes = MESSAGE, sender: bytes = b"s@x.test",
+    instructions: bytes = DEFAULT, fixed: int = 0, tag: int = 1,
+) -> frames.Deliver:  # fmt: skip
+    local = b"joe" if extension is None else b"joe-" + extension
+    dash = b"" if extension is None else b"-"
+    return frames.Deliver(tag, b"joe", os.fsencode(home), local, dash, extension or b"", b"here", sender, instructions,
+                          fixed, len(content), content, 0)  # fmt: skip
+
+
+def deliver(*orders: frames.Deliver) -> list[frames.Delivered]:
+    answers = Deliverer(b"h", True).answer([(each, -1) for each in orders])
+    found = {answer[0]: answer for answer in answers}
+    result = [found[each.tag] for each in orders]
+    assert all(isinstance(each, frames.Delivered) for each in result)
+    return result  # type: ignore[return-value]
+
+
+def one(home: Path, extension: bytes | None = None, **fields: object) -> tuple[bytes, bytes, bytes]:
+    answer = deliver(order(home, extension, **fields))[0]  # type: ignore[arg-type]
+    return answer.outcome, answer.enhanced, answer.text
+
+
+def test_an_address_with_an_extension_and_no_file_has_no_mailbox(home: Path) -> None:
+    assert one(home, b"x")[:2] == (PERMANENT, b"5.1.1")
+    assert one(home, b"../../../etc/passwd")[:2] == (PERMANENT, b"5.1.1")
+    (home / ".qmail-default").write_bytes(b"./d/\n")
+    assert one(home, b"x")[:2] == (TEMPORARY, b"4.2.1")  # the file counts, its Maildir is missing
+
+
+def test_the_longest_match_counts(home: Path) -> None:
+    for name in ("a-b", "a-default", "default"):
+        (home / f".qmail-{name}").write_text(f"|echo {name} \"$DEFAULT\"\n")
+    assert one(home, b"A-B")[2].startswith(b"a-b \n")
+    assert one(home, b"a-C-d")[2].startswith(b"a-default C-d\n")
+    assert one(home, b"Q.r")[2].startswith(b"default Q.r\n")
+
+
+def test_an_empty_file_means_the_default_delivery_whatever_its_x_bit(home: Path) -> None:
+    (home / ".qmail").touch(0o700)
+    assert one(home)[0] == SUCCESS
+    assert len(files_in(home / "Maildir/new")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "enhanced"),
+    [
+        (b"\n./Maildir/\n", 0o600, b"4.2.1"),
+        (b"|true\n", 0o700, b"4.7.0"),
+        (b"&a@b\n+list\n./Maildir/\n", 0o600, b"4.7.0"),
+        (b"./Maildir/\n", 0o602, b"4.7.0"),
+        (b"./absent/\n", 0o600, b"4.2.1"),
+    ],
+)
+def test_a_file_that_cannot_be_followed_defers(home: Path, content: bytes, mode: int, enhanced: bytes) -> None:
+    (home / ".qmail").write_bytes(content)
+    (home / ".qmail").chmod(mode)
+    assert one(home)[:2] == (TEMPORARY, enhanced)
+    assert [path.name for path in home.iterdir()] == [".qmail"]
+
+
+def test_a_group_writable_file_is_followed_and_a_folder_of_its_name_is_not_there(home: Path) -> None:
+    (home / ".qmail-x").write_bytes(b"&a@b\n")
+    (home / ".qmail-x").chmod(0o660)
+    (home / ".qmail-dir").mkdir()
+    os.mkfifo(home / ".qmail-fifo")
+    assert one(home, b"x") == (SUCCESS, b"2.0.0", b"did 0+1+0")
+    assert one(home, b"dir")[1] == one(home, b"fifo")[1] == b"5.1.1"
+
+
+@pytest.mark.parametrize(("mode", "enhanced"), [(0o703, b"4.7.0"), (0o1700, b"4.2.1")])
+def test_a_home_that_others_may_write_or_that_is_sticky_defers(home: Path, mode: int, enhanced: bytes) -> None:
+    home.chmod(mode)
+    assert one(home)[:2] == (TEMPORARY, enhanced)
+    assert list(home.iterdir()) == []
+
+
+def test_a_home_that_is_missing_or_anothers_defers(home: Path) -> None:
+    assert one(home / "absent")[:2] == (TEMPORARY, b"4.2.1")
+    assert one(Path("/dev/null"))[:2] == (TEMPORARY, b"4.7.0")
+    if os.geteuid() == 0:
+        os.chown(home, 54321, -1)
+        assert one(home)[:2] == (TEMPORARY, b"4.7.0")
+    else:
+        assert one(Path("/"))[:2] == (TEMPORARY, b"4.7.0")
+
+
+@pytest.mark.parametrize("head", [b"Delivered-To: joe@here\nSubject: x\n", b"Subject: x\nDelivered-To: joe@here\n"])
+def test_a_message_that_was_here_before_is_a_loop(home: Path, head: bytes) -> None:
+    assert one(home, content=head + b"\nbody\n")[:2] == (PERMANENT, b"5.4.6")
+    assert one(home, content=head)[:2] == (PERMANENT, b"5.4.6")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"S: x\n\nDelivered-To: joe@here\n", b"\nDelivered-To: joe@here\n", b"Delivered-To: JOE@here\n\n",
+     b"Delivered-To: joe@here.test\n\n", b"X-Delivered-To: joe@here\n\n", b"S: x\n\n\nDelivered-To: joe@here\n"],
+)  # fmt: skip
+def test_other_lines_are_no_loop(home: Path, content: bytes) -> None:
+    assert one(home, content=content)[0] == SUCCESS
+
+
+def test_files_and_programs_go_before_forwards_and_all_are_counted(home: Path) -> None:
+    (home / ".qmail").write_bytes(b"&a@b.test\n./mbox\n./Maildir/\n|echo hi\n&c@d.test\n/dev/null\n")
+    (home / "Maildir").mkdir()
+    for part in ("cur", "new", "tmp"):
+        (home / "Maildir" / part).mkdir()
+    answer = deliver(order(home))[0]
+    assert answer == frames.Delivered(
+        1, SUCCESS, b"2.0.0", b"hi\ndid 3+2+1", b"s@x.test", [b"a@b.test", b"c@d.test"])  # fmt: skip
+    lines = b"Return-Path: <s@x.test>\nDelivered-To: joe@here\n"
+    assert files_in(home / "Maildir/new") == [lines + MESSAGE]
+    assert (home / "mbox").read_bytes().partition(b"\n")[2] == lines + MESSAGE + b"\n"
+
+
+def test_a_failure_forwards_nothing(home: Path) -> None:
+    (home / ".qmail").write_bytes(b"&a@b.test\n./absent/\n")
+    assert deliver(order(home))[0].forwards == []
+
+
+def test_the_owner_files_change_the_sender_of_forwards(home: Path) -> None:
+    (home / ".qmail-list").write_bytes(b"&a@b.test\n")
+    assert deliver(order(home, b"List"))[0].new_sender == b"s@x.test"
+    (home / ".qmail-list-owner").touch()
+    assert deliver(order(home, b"List"))[0].new_sender == b"joe-List-owner@here"
+    (home / ".qmail-list-owner-default").touch()
+    assert deliver(order(home, b"List"))[0].new_sender == b"joe-List-owner-@here-@[]"
+    assert deliver(order(home, b"List", sender=b""))[0].new_sender == b""
+
+
+def test_in_a_batch_every_delivery_has_its_own_outcome(home: Path) -> None:
+    (home / ".qmail-list").write_bytes(b"&a@b.test\n")
+    answers = deliver(
+        order(home, tag=1), order(home, b"none", tag=2), order(home, b"list", tag=3),
+        order(home, tag=4, content=b"Delivered-To: joe@here\n\n"), order(home, tag=5), order(home / "absent", tag=6),
+    )  # fmt: skip
+    assert [answer.outcome for answer in answers] == [SUCCESS, PERMANENT, SUCCESS, PERMANENT, SUCCESS, TEMPORARY]
+    assert len(files_in(home / "Maildir/new")) == 2
+
+
+def test_a_nul_in_an_address_is_refused(home: Path) -> None:
+    assert one(home, sender=b"a\0b")[:2] == (PERMANENT, b"5.1.3")
+
+
+def test_an_aliass_lines_are_followed_without_a_dot_qmail_file(home: Path) -> None:
+    (home / ".qmail").write_bytes(b"./never/\n")
+    (home / "list").write_bytes(b"a@b.test, c\n# more\nd@e.test\n")
+    lines = b"|cat >out\n%b\n:include:%b" % (os.fsencode(home / "mbox"), os.fsencode(home / "list"))
+    answer = deliver(order(home, b"x", instructions=lines, fixed=1))[0]
+    assert (answer.outcome, answer.text) == (SUCCESS, b"did 1+3+1")
+    assert answer.forwards == [b"a@b.test", b"c", b"d@e.test"]
+    assert (home / "out").read_bytes() == MESSAGE and (home / "mbox").exists()
+
+
+def test_a_list_that_cannot_be_read_or_understood_defers(home: Path) -> None:
+    path = home / "list"
+    lines = b":include:" + os.fsencode(path)
+    assert one(home, instructions=lines, fixed=1)[:2] == (TEMPORARY, b"4.2.1")
+    path.write_bytes(b"a@b.test\n|/bin/sh\n")
+    outcome, enhanced, text = one(home, instructions=lines, fixed=1)
+    assert (outcome, enhanced) == (TEMPORARY, b"4.2.1") and b"line 2" in text
+
+
+def test_whether_an_extension_has_a_file_is_told(home: Path) -> None:
+    def asked(extension: bytes) -> bytes:
+        question = frames.Exists(1, os.fsencode(home), b"-", extension)
+        answer = Deliverer(b"h", False).answer([(question, -1)])[0]
+        assert isinstance(answer, frames.Is)
+        return answer.outcome
+
+    assert asked(b"x") == PERMANENT
+    assert asked(b"a/b") == PERMANENT
+    (home / ".qmail-x").touch()
+    assert (asked(b"x"), asked(b"y")) == (SUCCESS, PERMANENT)
+    (home / ".qmail-default").touch()
+    assert asked(b"y") == SUCCESS
+    home.chmod(0o702)
+    assert asked(b"x") == TEMPORARY
