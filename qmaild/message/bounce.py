@@ -13,8 +13,13 @@ from typing import NamedTuple
 from qmaild.message import address, dates
 
 MAX_TEXT = 5000  # of one note; a remote host may say more, nobody reads it
-MAX_LINE, MAX_LINE_UTF8 = 900, 240  # characters. RFC 5321 4.5.3.1.6: a line with its end has at most 1000 bytes
-MAX_TOLD = 4 << 20  # of all paragraphs, and of all delivery-status fields: the bounce fits in one frame with its copy
+MAX_LINE, MAX_LINE_UTF8 = (
+    900,
+    240,
+)  # characters. RFC 5321 4.5.3.1.6: a line with its end has at most 1000 bytes
+MAX_TOLD = (
+    4 << 20
+)  # of all paragraphs, and of all delivery-status fields: the bounce fits in one frame with its copy
 MAX_COPY = 4 << 20
 
 _STATUS = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}")
@@ -22,11 +27,11 @@ _UNSEEN = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
 _NOT_ASCII = re.compile(rb"[^\x00-\x7f]")
 _LONG = re.compile(rb"[^\n]{%d}(?=[^\n])" % MAX_LINE)
-_LONG_UTF8 = re.compile(r"[^\n]{%d}(?=[^\n])" % MAX_LINE_UTF8)
+_LONG_UTF8 = re.compile(rf"[^\n]{{{MAX_LINE_UTF8}}}(?=[^\n])")
 
 
 class Note(NamedTuple):
-    """One failure: status is the enhanced code, code the reply code (0 when no server spoke), peer who said the text."""
+    """One failure. status: enhanced code; code: reply code, 0 if no server spoke; peer: who said the text."""
 
     status: bytes
     code: int
@@ -36,8 +41,10 @@ class Note(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Subject:
-    """The message that failed. arrived: seconds since the epoch; failures: (recipient, note); original: all of it, or its
-    header section when is_whole is false."""
+    """The message that failed. arrived: seconds since the epoch; failures: (recipient, note).
+
+    original: all of it, or its header section when is_whole is false.
+    """
 
     number: int
     sender: bytes
@@ -50,7 +57,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Envelope:
-    """The bounce itself: its From address, its recipient, the host that reports, date (seconds) and a boundary to start from."""
+    """The bounce itself: From address, recipient, reporting host, date (seconds), first boundary."""
 
     sender: bytes
     recipient: bytes
@@ -74,11 +81,15 @@ def parse_note(stored: bytes) -> Note:
 
 
 def compose(subject: Subject, envelope: Envelope) -> bytes:
-    """Return the bounce: multipart/report of QSBMF text, delivery status and the message or its header section."""
+    """Return the bounce: a report of QSBMF text, delivery status and the message or its header section."""
     failures = [(_shown(recipient), parse_note(stored)) for recipient, stored in subject.failures]
     is_whole = subject.is_whole and len(subject.original) <= MAX_COPY
     copy = b"Return-Path: <%b>\n%b" % (_quoted(subject.sender), subject.original[:MAX_COPY])
-    parts = [_told(subject, envelope, failures, is_whole), _status_part(subject, envelope, failures), _copy_part(copy, is_whole)]
+    parts = [
+        _told(subject, envelope, failures, is_whole),
+        _status_part(subject, envelope, failures),
+        _copy_part(copy, is_whole),
+    ]
     boundary = envelope.boundary
     while any(boundary in part for part in parts):  # whoever guesses it must not be able to end a part
         boundary += b"x"
@@ -94,19 +105,21 @@ def is_8bit(content: bytes) -> bool:
 
 def _head(subject: Subject, envelope: Envelope, boundary: bytes, needs_8bit: bool) -> bytes:
     date = dates.field_date(envelope.date)
-    return b"".join([
-        b"Received: (qmail %d invoked for bounce); %b\n" % (subject.number, date),
-        b"Date: %b\n" % date,
-        b"From: %b\n" % _quoted(envelope.sender),
-        b"To: %b\n" % _quoted(envelope.recipient),
-        b"Subject: failure notice\n",
-        b"Message-ID: <%d.%d.bounce@%b>\n" % (envelope.date, subject.number, envelope.host),
-        b"Auto-Submitted: auto-replied\n",  # RFC 3834 5: nothing answers this automatically
-        b"MIME-Version: 1.0\n",
-        b"Content-Type: multipart/report; report-type=delivery-status;\n boundary=\"%b\"\n" % boundary,
-        b"Content-Transfer-Encoding: 8bit\n" if needs_8bit else b"",
-        b"\n",
-    ])  # fmt: skip
+    return b"".join(
+        [
+            b"Received: (qmail %d invoked for bounce); %b\n" % (subject.number, date),
+            b"Date: %b\n" % date,
+            b"From: %b\n" % _quoted(envelope.sender),
+            b"To: %b\n" % _quoted(envelope.recipient),
+            b"Subject: failure notice\n",
+            b"Message-ID: <%d.%d.bounce@%b>\n" % (envelope.date, subject.number, envelope.host),
+            b"Auto-Submitted: auto-replied\n",  # RFC 3834 5: nothing answers this automatically
+            b"MIME-Version: 1.0\n",
+            b'Content-Type: multipart/report; report-type=delivery-status;\n boundary="%b"\n' % boundary,
+            b"Content-Transfer-Encoding: 8bit\n" if needs_8bit else b"",
+            b"\n",
+        ]
+    )
 
 
 _INTRO = (
@@ -121,7 +134,7 @@ _INTRO_DOUBLE = (
 
 
 def _told(subject: Subject, envelope: Envelope, failures: list[tuple[bytes, Note]], is_whole: bool) -> bytes:
-    """QSBMF: paragraphs between blank lines, the first `Hi. This is the`, one `<recipient>:` each, the last `-`."""
+    """QSBMF: paragraphs between blank lines: first `Hi. This is the`, one `<recipient>:` each, last `-`."""
     parts = [(_INTRO_DOUBLE if subject.is_double else _INTRO) % envelope.host]
     room = MAX_TOLD
     for recipient, each in failures:
@@ -132,13 +145,17 @@ def _told(subject: Subject, envelope: Envelope, failures: list[tuple[bytes, Note
             break
         parts.append(paragraph)
     what = b"a copy of the message" if is_whole else b"a copy of the message's header section"
-    parts.append(b"--- Below this line is %b.\n" % (b"the original bounce" if subject.is_double and is_whole else what))
+    parts.append(
+        b"--- Below this line is %b.\n" % (b"the original bounce" if subject.is_double and is_whole else what)
+    )
     return _part(b"text/plain", b"\n".join(parts))
 
 
 def _status_part(subject: Subject, envelope: Envelope, failures: list[tuple[bytes, Note]]) -> bytes:
     """RFC 3464 section 2; RFC 6533 section 3 for addresses beyond US-ASCII."""
-    groups = [b"Reporting-MTA: dns; %b\nArrival-Date: %b\n" % (envelope.host, dates.field_date(subject.arrived))]
+    groups = [
+        b"Reporting-MTA: dns; %b\nArrival-Date: %b\n" % (envelope.host, dates.field_date(subject.arrived))
+    ]
     room = MAX_TOLD
     for recipient, each in failures:
         group = _recipient_fields(recipient, each)
@@ -153,7 +170,11 @@ def _status_part(subject: Subject, envelope: Envelope, failures: list[tuple[byte
 
 def _recipient_fields(recipient: bytes, each: Note) -> bytes:
     kind = b"utf-8" if is_8bit(recipient) else b"rfc822"
-    fields = [b"Final-Recipient: %b; %b\n" % (kind, recipient), b"Action: failed\n", b"Status: %b\n" % each.status]
+    fields = [
+        b"Final-Recipient: %b; %b\n" % (kind, recipient),
+        b"Action: failed\n",
+        b"Status: %b\n" % each.status,
+    ]
     peer = _NOT_ASCII.sub(b"?", each.peer)
     if peer:
         fields.append(b"Remote-MTA: dns; %b\n" % peer)
@@ -181,7 +202,7 @@ def _part(kind: bytes, content: bytes) -> bytes:
 
 
 def _paragraph(text: bytes) -> bytes:
-    """Return text as lines of bounded length that end in one LF each, none of them blank, valid UTF-8, without controls."""
+    """Return text as bounded lines that end in one LF each: none blank, valid UTF-8, without controls."""
     text = text.replace(b"\r\n", b"\n").strip(b"\r\n \t")
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT]
@@ -189,7 +210,9 @@ def _paragraph(text: bytes) -> bytes:
         shown = text.decode("utf-8", "replace").replace("\ufffd", "?")
         text = _LONG_UTF8.sub(lambda found: found[0] + "\n", shown).encode()
     text = _LONG.sub(lambda found: found[0] + b"\n", _UNSEEN.sub(b"?", text))
-    lines = [line or b"/" for line in (each.rstrip(b" \t") for each in text.split(b"\n"))]  # as qmail-send: no blank line
+    lines = [
+        line or b"/" for line in (each.rstrip(b" \t") for each in text.split(b"\n"))
+    ]  # as qmail-send: no blank line
     return b"\n".join(lines) + b"\n" if text else b"No reason was given.\n"
 
 

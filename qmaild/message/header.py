@@ -21,7 +21,7 @@ def split(message: bytes) -> tuple[bytes, bytes]:
 
 
 def fields(section: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (name in lower case, whole field with its continuation lines) in order; a line that is no field has an empty name."""
+    """Yield (name in lower case, whole field with its continuation lines); no field, no name."""
     whole: list[bytes] = []
     for line in _lines(section):
         if whole and line[:1] not in (b" ", b"\t"):

@@ -1,4 +1,4 @@
-"""Variable envelope return paths: pre@host-@[] becomes one sender per recipient, and whom a bounce of it goes to."""
+"""Variable envelope return paths: a sender pre@host-@[] becomes one for each recipient. Pure text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def is_verp(sender: bytes) -> bool:
 
 
 def expand(sender: bytes, recipient: bytes) -> bytes:
-    """Return pre-user=domain@host for pre-@host-@[] and user@domain. Without an @ in the recipient nothing changes."""
+    """Return pre-user=domain@host for pre-@host-@[] and user@domain; without an @ nothing changes."""
     local, at, domain = recipient.rpartition(b"@")
     if not at:
         return sender

@@ -1,4 +1,4 @@
-"""When a recipient is tried again, and when no more. Knows ages and the channel; not the clock, not chance."""
+"""When a recipient is tried again, and when no more. Knows ages and the channel; no clock, no chance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ TROUBLE_SECONDS = 60  # our own services are back long before the curve would as
 
 
 def next_attempt(birth: int, now: int, is_local: bool, jitter: float) -> int:
-    """Return when to try again: age (floor(sqrt(age)) + skip)^2 seconds, and up to a tenth of the wait on top.
+    """Return when to try again: at age (floor(sqrt(age)) + skip)^2 seconds, or a tenth of the wait later.
 
-    jitter is a number from 0 to 1. The floor keeps qmail's sequence: a late attempt does not shift those after it.
+    jitter is a number from 0 to 1. The floor keeps qmail's sequence: a late attempt does not shift the rest.
     """
     age = max(0, now - birth) // SECOND
     wait = (isqrt(age) + (LOCAL_SKIP if is_local else REMOTE_SKIP)) ** 2 - age
@@ -26,5 +26,5 @@ def after_trouble(birth: int, now: int, is_local: bool, jitter: float) -> int:
 
 
 def is_last(birth: int, started: int, lifetime: int) -> bool:
-    """Return whether an attempt that starts now is the message's last: lifetime (seconds) is strictly over."""
+    """Return whether an attempt started then is the last: the lifetime (seconds) was strictly over."""
     return started > birth + lifetime * SECOND

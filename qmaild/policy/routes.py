@@ -1,4 +1,4 @@
-"""Which smtproutes entry a domain uses, and the lane that follows from it. Knows the table, not how hosts are reached."""
+"""Which smtproutes entry a domain uses, and its lane. Knows the table, not how hosts are reached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LOCAL_LANE = b"local"
 
 
 def find(domain: bytes, table: dict[bytes, bytes]) -> tuple[bytes, bytes] | None:
-    """Return (key, relay) of the entry for this domain: the exact name, then its .suffixes, then the empty key.
+    """Return (key, relay) of the domain's entry: the exact name, then its .suffixes, then the empty key.
 
     An entry with an empty relay means MX: like no entry at all, it gives None.
     """
@@ -23,7 +23,7 @@ def find(domain: bytes, table: dict[bytes, bytes]) -> tuple[bytes, bytes] | None
 
 
 def lane_of(target: Target, table: dict[bytes, bytes]) -> bytes:
-    """Return the lane of a rewritten recipient. All that goes to one relay shares a lane, so it can share transactions."""
+    """Return the lane of a rewritten recipient: all for one relay share one, and so transactions."""
     if target.is_local:
         return LOCAL_LANE
     route = find(target.domain, table) if table else None

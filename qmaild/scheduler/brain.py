@@ -1,4 +1,4 @@
-"""send's brain: handle(event, now) -> commands. Knows what is out and what waits; not sockets, clocks or descriptors.
+"""send's brain: handle(event, now) -> commands. Knows what is out and what waits; no sockets, no clock.
 
 Every recipient of a job is in exactly one place: waiting in a lane, in one order, or answered to the queue.
 A job whose queue connection was lost is answered to nobody: what waits of it is dropped, what is in flight
@@ -20,8 +20,20 @@ from qmaild.protocol import frames
 from qmaild.scheduler import finish
 from qmaild.scheduler.lanes import Lane, Lanes
 from qmaild.scheduler.moves import (
-    NO_TOKEN, Arrived, Changed, Command, Committed, Event, Finished, Lost, Place, Record, Release, Reported, Stopping,
-)  # fmt: skip
+    NO_TOKEN,
+    Arrived,
+    Changed,
+    Command,
+    Committed,
+    Event,
+    Finished,
+    Lost,
+    Place,
+    Record,
+    Release,
+    Reported,
+    Stopping,
+)
 from qmaild.scheduler.verdicts import OUTCOMES, TOO_OLD_STATUS, TOO_OLD_TEXT, Verdict, is_whole, judge
 
 SERVICE_LOST = b"A service of this host ended during the attempt."
@@ -29,7 +41,7 @@ SERVICE_LOST = b"A service of this host ended during the attempt."
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Job:
-    """One job. open counts the recipients not answered yet; addresses are as rewritten; jitter is from 0 to 1."""
+    """open counts the recipients not answered yet; addresses are as rewritten; jitter is from 0 to 1."""
 
     frame: frames.Job
     token: int
@@ -62,9 +74,14 @@ class Brain:
         self._tag = 0
         self._is_stopping = False
         self._moves: dict[type, Callable[[Any, int, list[Command]], None]] = {
-            Arrived: self._arrived, Reported: self._reported, Finished: self._finished, Committed: self._committed,
-            Changed: self._changed, Lost: self._lost, Stopping: self._stopping,
-        }  # fmt: skip
+            Arrived: self._arrived,
+            Reported: self._reported,
+            Finished: self._finished,
+            Committed: self._committed,
+            Changed: self._changed,
+            Lost: self._lost,
+            Stopping: self._stopping,
+        }
 
     def handle(self, event: Event, now: int) -> list[Command]:
         """Return what is to be done about the event; now is in microseconds since the epoch."""
@@ -98,7 +115,9 @@ class Brain:
             if event.token != NO_TOKEN:
                 commands.append(Release(event.token))
             return
-        job = Job(frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients))
+        job = Job(
+            frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients)
+        )
         self._jobs.add(job)
         self._route(job, range(count))
 
@@ -123,7 +142,9 @@ class Brain:
             if job.is_verp:
                 sender = verp.expand(sender, recipients[0])
             rides = 1 if job.token != NO_TOKEN else 0
-            order = frames.Order(self._tag, number, birth, flags, lane.name, sender, indexes, recipients, size, content, rides)
+            order = frames.Order(
+                self._tag, number, birth, flags, lane.name, sender, indexes, recipients, size, content, rides
+            )
             commands.append(Place(order, job.token))
 
     def _reported(self, event: Reported, now: int, commands: list[Command]) -> None:
@@ -149,7 +170,12 @@ class Brain:
         due = 0
         for place, position in enumerate(attempt.positions):
             verdict = judge(report.outcomes[place : place + 1], is_last)
-            code, status, text, peer = report.codes[place], report.enhanced[place], report.texts[place], report.peers[place]
+            code, status, text, peer = (
+                report.codes[place],
+                report.enhanced[place],
+                report.texts[place],
+                report.peers[place],
+            )
             if verdict is Verdict.SERVED:
                 served.append(frame.indexes[position])
             elif verdict is Verdict.AGAIN:
@@ -159,20 +185,28 @@ class Brain:
                 if verdict is Verdict.EXPIRED:
                     status, text = TOO_OLD_STATUS, text.rstrip(b"\r\n") + b"\n" + TOO_OLD_TEXT
                 if not attempt.job.is_lost:
-                    note = bounce.note(status, 0, b"", text) if is_local else bounce.note(status, code, peer, text)
+                    note = (
+                        bounce.note(status, 0, b"", text)
+                        if is_local
+                        else bounce.note(status, code, peer, text)
+                    )
                     commands.append(frames.Failed(frame.number, frame.indexes[position], note))
             commands.append(_delivery(attempt, position, verdict, code, status, text, peer, now, due))
         self._settle(attempt, served, again, due, commands)
 
     def _give_back(self, attempt: Attempt, now: int, commands: list[Command]) -> None:
-        """The service was lost: nothing is known, so everything is temporary, soon, and never the last attempt."""
+        """The service was lost: nothing is known, so all is temporary, soon, and never the last attempt."""
         frame = attempt.job.frame
         due = retry.after_trouble(frame.birth, now, attempt.lane.channel.is_local, attempt.job.jitter)
         for position in attempt.positions:
-            commands.append(_delivery(attempt, position, Verdict.AGAIN, 0, b"4.3.0", SERVICE_LOST, b"", now, due))
+            commands.append(
+                _delivery(attempt, position, Verdict.AGAIN, 0, b"4.3.0", SERVICE_LOST, b"", now, due)
+            )
         self._settle(attempt, [], [frame.indexes[position] for position in attempt.positions], due, commands)
 
-    def _settle(self, attempt: Attempt, served: list[int], again: list[int], due: int, commands: list[Command]) -> None:
+    def _settle(
+        self, attempt: Attempt, served: list[int], again: list[int], due: int, commands: list[Command]
+    ) -> None:
         if attempt.job.is_lost:
             return
         if served:
@@ -183,7 +217,9 @@ class Brain:
     def _finished(self, event: Finished, now: int, commands: list[Command]) -> None:
         answer = finish.decide(event, now, self._settings)
         if isinstance(answer, frames.Bounce):
-            self._bounces[answer.number] = finish.Told(event.finish.sender, answer.recipients[0], len(event.finish.recipients))
+            self._bounces[answer.number] = finish.Told(
+                event.finish.sender, answer.recipients[0], len(event.finish.recipients)
+            )
         else:
             commands.append(finish.discarded(event.finish))
         commands.append(answer)
@@ -214,15 +250,31 @@ class Brain:
         self._is_stopping = True
 
 
-def _delivery(attempt: Attempt, position: int, verdict: Verdict, code: int, status: bytes, text: bytes, peer: bytes,
-              now: int, due: int) -> Record:  # fmt: skip
+def _delivery(
+    attempt: Attempt,
+    position: int,
+    verdict: Verdict,
+    code: int,
+    status: bytes,
+    text: bytes,
+    peer: bytes,
+    now: int,
+    due: int,
+) -> Record:
     frame = attempt.job.frame
     values: dict[str, Any] = {
-        "message": frame.number, "sender": frame.sender, "recipient": frame.recipients[position],
-        "channel": "local" if attempt.lane.channel.is_local else "remote", "outcome": OUTCOMES[verdict],
-        "code": code or "", "enhanced": status, "text": text.rstrip().replace(b"\n", b"/"), "peer": peer,
-        "delay": (now - frame.birth) / retry.SECOND, "took": (now - attempt.started) / retry.SECOND,
-    }  # fmt: skip
+        "message": frame.number,
+        "sender": frame.sender,
+        "recipient": frame.recipients[position],
+        "channel": "local" if attempt.lane.channel.is_local else "remote",
+        "outcome": OUTCOMES[verdict],
+        "code": code or "",
+        "enhanced": status,
+        "text": text.rstrip().replace(b"\n", b"/"),
+        "peer": peer,
+        "delay": (now - frame.birth) / retry.SECOND,
+        "took": (now - attempt.started) / retry.SECOND,
+    }
     if verdict is Verdict.AGAIN:
         values["due"] = due // retry.SECOND
     return Record(events.DELIVERY, values)

@@ -12,11 +12,11 @@ from qmaild.protocol import frames
 from qmaild.scheduler.moves import Finished, Record
 
 NULL_SENDER = b""
-DOUBLE_SENDER = b"#@[]"  # of a double bounce: what fails with it is discarded, so nothing bounces for ever
+DOUBLE_SENDER = b"#@[]"  # of a double bounce: what fails with it is discarded, so bounces end
 
 
 class Told(NamedTuple):
-    """Who is told about how many failures of a message from sender, until the queue has made the bounce durable."""
+    """Who is told about how many failures of a message from sender; kept until the bounce is durable."""
 
     sender: bytes
     recipient: bytes
@@ -36,13 +36,21 @@ def decide(event: Finished, now: int, settings: Settings) -> frames.Bounce | fra
     else:
         sender, recipient = NULL_SENDER, verp.collect(finish.sender)
     subject = bounce.Subject(
-        number=finish.number, sender=finish.sender, arrived=finish.birth // retry.SECOND, is_double=sender == DOUBLE_SENDER,
-        failures=tuple(zip(finish.recipients, finish.notes)), original=event.original, is_whole=event.is_whole,
-    )  # fmt: skip
+        number=finish.number,
+        sender=finish.sender,
+        arrived=finish.birth // retry.SECOND,
+        is_double=sender == DOUBLE_SENDER,
+        failures=tuple(zip(finish.recipients, finish.notes, strict=True)),
+        original=event.original,
+        is_whole=event.is_whole,
+    )
     made = bounce.Envelope(
-        sender=settings.bouncefrom + b"@" + settings.bouncehost, recipient=recipient, host=settings.bouncehost,
-        date=now // retry.SECOND, boundary=b"%d.%d.qmaild" % (finish.number, now),
-    )  # fmt: skip
+        sender=settings.bouncefrom + b"@" + settings.bouncehost,
+        recipient=recipient,
+        host=settings.bouncehost,
+        date=now // retry.SECOND,
+        boundary=b"%d.%d.qmaild" % (finish.number, now),
+    )
     content = bounce.compose(subject, made)
     flags = (0 if content.isascii() else frames.FLAG_8BIT) | (0 if recipient.isascii() else frames.FLAG_UTF8)
     return frames.Bounce(finish.number, sender, [recipient], content, flags)
@@ -51,11 +59,21 @@ def decide(event: Finished, now: int, settings: Settings) -> frames.Bounce | fra
 def discarded(finish: frames.Finish) -> Record:
     """Return the record of a failure that nobody is told of."""
     text = bounce.parse_note(finish.notes[0]).text if finish.notes else b""
-    values = {"message": finish.number, "sender": finish.sender, "recipients": len(finish.recipients), "text": text}
+    values = {
+        "message": finish.number,
+        "sender": finish.sender,
+        "recipients": len(finish.recipients),
+        "text": text,
+    }
     return Record(events.DISCARDED, values)
 
 
 def bounced(frame: frames.Bounced, told: Told) -> Record:
     """Return the record of a bounce that is durable."""
-    values = {"message": frame.number, "bounce": frame.bounce, "sender": told.sender, "recipient": told.recipient}
+    values = {
+        "message": frame.number,
+        "bounce": frame.bounce,
+        "sender": told.sender,
+        "recipient": told.recipient,
+    }
     return Record(events.BOUNCED, {**values, "recipients": told.failures})

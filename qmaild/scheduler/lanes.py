@@ -1,4 +1,4 @@
-"""Who waits for which lane, and who is next. Knows limits and turns; not what an order says or what came of it.
+"""Who waits for which lane, and who is next. Knows limits and turns, not orders.
 
 A lane serves its jobs in turn, an order at a time, and a channel serves its lanes in turn: a message with
 100,000 recipients delays a small one behind it by one order, and a slow destination delays nobody else.
@@ -14,13 +14,13 @@ from typing import Any
 from qmaild.control.settings import Settings
 from qmaild.policy.routes import LOCAL_LANE
 
-LOCAL_BATCH = 50  # recipients of one message in one order: local answers when the slowest of them has ended
+LOCAL_BATCH = 50  # recipients of one order: local answers when the slowest of them has ended
 REMOTE_BATCH = 100  # what RFC 5321 4.5.3.1.8 obliges every server to take in one transaction
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Share:
-    """The positions of one job that wait in one lane; those before `next` have been taken. batch bounds one order."""
+    """Positions of one job that wait in one lane; those before `next` are taken. batch bounds one order."""
 
     job: Any
     positions: list[int]
@@ -39,7 +39,7 @@ class Share:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Lane:
-    """busy counts orders in flight (recipients in the local lane). is_in_turn: it stands in its channel's round."""
+    """busy: orders in flight (recipients in the local lane). is_in_turn: it stands in its channel's round."""
 
     name: bytes
     channel: Channel
@@ -50,7 +50,7 @@ class Lane:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Channel:
-    """local or remote: limit and lane_limit bound what is in flight. Local recipients count one each, remote orders do."""
+    """local or remote: limit and lane_limit bound what is in flight: recipients if local, else orders."""
 
     is_local: bool
     limit: int = 0
@@ -60,7 +60,7 @@ class Channel:
 
 
 class Lanes:
-    """All that waits. take() gives the next (lane, job, positions) that may start, None when nothing may."""
+    """All that waits, and how much is in flight."""
 
     def __init__(self, settings: Settings) -> None:
         self._lanes: dict[bytes, Lane] = {}
@@ -77,7 +77,7 @@ class Lanes:
             self._queue_up(lane)
 
     def add(self, name: bytes, job: Any, positions: list[int], is_single: bool) -> None:
-        """Let these recipients wait in the lane. is_single: each needs an order of its own (a VERP sender)."""
+        """Let recipients wait in the lane. is_single: each needs an order of its own (a VERP sender)."""
         lane = self._lanes.get(name)
         if lane is None:
             lane = self._lanes[name] = Lane(name, self.local if name == LOCAL_LANE else self.remote)
@@ -91,7 +91,7 @@ class Lanes:
         return bool(self.local.turns or self.remote.turns)
 
     def take(self) -> Iterator[tuple[Lane, Any, list[int]]]:
-        """Yield (lane, job, positions) for every order that may start now; each counts as in flight from here on."""
+        """Yield (lane, job, positions) of every order that may start; each counts as in flight from then."""
         for channel in (self.local, self.remote):
             while channel.turns and channel.busy < channel.limit:
                 lane = channel.turns.popleft()
@@ -116,8 +116,12 @@ class Lanes:
             del self._lanes[lane.name]
 
     def clear(self) -> Iterator[tuple[Any, list[int]]]:
-        """Yield (job, positions) of all that waits, and let none of it wait any more. What is in flight stays."""
-        waiting = [(share.job, share.positions[share.next :]) for lane in self._lanes.values() for share in lane.shares]
+        """Yield (job, positions) of all that waits; it waits no more. What is in flight stays."""
+        waiting = [
+            (share.job, share.positions[share.next :])
+            for lane in self._lanes.values()
+            for share in lane.shares
+        ]
         for lane in self._lanes.values():
             lane.shares.clear()
             lane.is_in_turn = False

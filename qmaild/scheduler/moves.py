@@ -1,4 +1,4 @@
-"""What goes into send's brain and what comes out of it. A token stands for a job's descriptor; the brain only carries it."""
+"""What goes into send's brain and comes out of it. A token is a descriptor that it only carries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_TOKEN = -1
 
 # Events.
 class Arrived(NamedTuple):
-    """The queue hands over recipients of one message; token is NO_TOKEN for a message that rides inside its frame."""
+    """The queue hands over recipients of a message; token is NO_TOKEN if it rides inside its frame."""
 
     job: frames.Job
     token: int
@@ -59,7 +59,7 @@ Event = Arrived | Reported | Finished | Committed | Changed | Lost | Stopping
 
 # Commands. Answers to the queue are the frames Done, Failed, Deferred, Ended and Bounce themselves.
 class Place(NamedTuple):
-    """Give this order to its channel, with a descriptor of its own if token is not NO_TOKEN. The tag is the brain's."""
+    """Give the order to its channel, with a duplicate of the token's descriptor. The tag is the brain's."""
 
     order: frames.Order
     token: int
@@ -78,4 +78,6 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
-Command = Place | Release | Record | frames.Done | frames.Failed | frames.Deferred | frames.Ended | frames.Bounce
+Command = (
+    Place | Release | Record | frames.Done | frames.Failed | frames.Deferred | frames.Ended | frames.Bounce
+)

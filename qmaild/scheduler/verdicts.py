@@ -1,4 +1,4 @@
-"""What one recipient's outcome means: the table from (outcome, is this the last attempt) to what happens next."""
+"""What a recipient's outcome means: the table from (outcome, is it the last attempt) to what happens next."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ VERDICTS: dict[tuple[bytes, bool], Verdict] = {
 }
 
 OUTCOMES = {
-    Verdict.SERVED: "success", Verdict.AGAIN: "temporary", Verdict.FAILED: "permanent", Verdict.EXPIRED: "permanent",
-}  # fmt: skip
+    Verdict.SERVED: "success",
+    Verdict.AGAIN: "temporary",
+    Verdict.FAILED: "permanent",
+    Verdict.EXPIRED: "permanent",
+}
 
 
 def judge(outcome: bytes, is_last: bool) -> Verdict:

@@ -1,4 +1,4 @@
-"""qmaild-send: the scheduler between the queue and the two channels. Wiring around the brain, and the jobs' descriptors."""
+"""qmaild-send: the scheduler between the queue and the channels. Wires the brain; keeps the descriptors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from qmaild.message import bounce, header
@@ -16,8 +17,19 @@ from qmaild.runtime.channel import Channel
 from qmaild.runtime.service import Service, run
 from qmaild.scheduler.brain import Brain
 from qmaild.scheduler.moves import (
-    NO_TOKEN, Arrived, Changed, Committed, Event, Finished, Lost, Place, Record, Release, Reported, Stopping,
-)  # fmt: skip
+    NO_TOKEN,
+    Arrived,
+    Changed,
+    Committed,
+    Event,
+    Finished,
+    Lost,
+    Place,
+    Record,
+    Release,
+    Reported,
+    Stopping,
+)
 
 MAX_HEADER = 64 << 10  # of a large message's header section in a bounce
 
@@ -32,11 +44,21 @@ class Send:
         self._local = Caller(shell.loop, paths.socket_of("local"), b"send")
         self._remote = Caller(shell.loop, paths.socket_of("remote"), b"send")
         self._done: dict[int, list[int]] = {}
-        self._events = {frames.Job: self._job, frames.Finish: self._finish, frames.Bounced: self._bounced}
+        self._events: dict[type, Callable[[Any, int], None]] = {
+            frames.Job: self._job,
+            frames.Finish: self._finish,
+            frames.Bounced: self._bounced,
+        }
         self._commands: dict[type, Any] = {
-            Place: self._place, Release: self._release, Record: self._record, frames.Done: self._collect,
-            frames.Failed: self._answer, frames.Deferred: self._answer, frames.Ended: self._answer, frames.Bounce: self._answer,
-        }  # fmt: skip
+            Place: self._place,
+            Release: self._release,
+            Record: self._record,
+            frames.Done: self._collect,
+            frames.Failed: self._answer,
+            frames.Deferred: self._answer,
+            frames.Ended: self._answer,
+            frames.Bounce: self._answer,
+        }
         shell.serve("manage", self._frame, self._closed, self._opened)
         shell.is_busy = lambda: self._brain.jobs + self._brain.in_flight > 0
         shell.is_unfinished = self._is_unfinished
@@ -48,7 +70,10 @@ class Send:
         return self._brain.in_flight > 0 or bool(self._done) or bool(self._queue and self._queue.queued)
 
     def _status(self) -> str:
-        return f"{self._brain.jobs} messages, {self._brain.in_flight} orders in flight, {self._brain.waiting} recipients waiting"
+        brain = self._brain
+        return (
+            f"{brain.jobs} messages, {brain.in_flight} orders in flight, {brain.waiting} recipients waiting"
+        )
 
     def _handle(self, event: Event) -> None:
         for command in self._brain.handle(event, time.time_ns() // 1000):
@@ -91,7 +116,9 @@ class Send:
             try:
                 content += os.pread(descriptor, limit if is_whole else MAX_HEADER, 0)
             except OSError as error:
-                journal.note(journal.ERROR, f"{frame.number}: cannot read the message for its bounce: {error.strerror}")
+                journal.note(
+                    journal.ERROR, f"{frame.number}: cannot read the message for its bounce: {error.strerror}"
+                )
                 is_whole = False
             finally:
                 os.close(descriptor)
@@ -113,7 +140,9 @@ class Send:
             try:
                 descriptor = os.dup(command.token)
             except OSError as error:  # no descriptor is free: as good as a lost service
-                journal.note(journal.WARNING, f"{order.number}: cannot hand on its descriptor: {error.strerror}")
+                journal.note(
+                    journal.WARNING, f"{order.number}: cannot hand on its descriptor: {error.strerror}"
+                )
                 self._service.loop.call_soon(reported, None, -1)
                 return
         caller.ask(reported, frames.Order, *order[1:], descriptor=descriptor)

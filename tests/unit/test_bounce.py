@@ -1,4 +1,4 @@
-"""Bounces, read back by the email package and by a QSBMF parser of this test; and what hostile notes cannot do."""
+"""Bounces, read back by the email package and a QSBMF parser of this test; what hostile notes cannot do."""
 
 from __future__ import annotations
 
@@ -15,10 +15,22 @@ from qmaild.message import bounce, header, verp
 ORIGINAL = b"From: a@b\nSubject: hello\n\nthe text\n"
 
 
-def composed(*failures: tuple[bytes, bytes], original: bytes = ORIGINAL, is_whole: bool = True, is_double: bool = False,
-             sender: bytes = b"sender@away.example", boundary: bytes = b"bound") -> bytes:  # fmt: skip
+def composed(
+    *failures: tuple[bytes, bytes],
+    original: bytes = ORIGINAL,
+    is_whole: bool = True,
+    is_double: bool = False,
+    sender: bytes = b"sender@away.example",
+    boundary: bytes = b"bound",
+) -> bytes:
     subject = bounce.Subject(42, sender, 1_000_000_000, is_double, failures, original, is_whole)
-    envelope = bounce.Envelope(b"MAILER-DAEMON@host.example", sender or b"postmaster@host.example", b"host.example", 1_000_000_100, boundary)
+    envelope = bounce.Envelope(
+        b"MAILER-DAEMON@host.example",
+        sender or b"postmaster@host.example",
+        b"host.example",
+        1_000_000_100,
+        boundary,
+    )
     return bounce.compose(subject, envelope)
 
 
@@ -26,20 +38,20 @@ def parts_of(content: bytes) -> tuple[Message, list[Message]]:
     message = email.message_from_bytes(content)
     parts = message.get_payload()
     assert isinstance(parts, list) and not message.defects and not any(part.defects for part in parts)
-    return message, parts  # type: ignore[return-value]
+    return message, [part for part in parts if isinstance(part, Message)]
 
 
 def status_groups(part: Message) -> list[Message]:
-    """Parse the fields of a delivery-status part (the email package does it for the US-ASCII kind only)."""
+    """Parse the groups of a status part (the email package does it for the US-ASCII kind only)."""
     text = part.as_bytes(policy=email.policy.compat32.clone(max_line_length=None)).partition(b"\n\n")[2]
     return [email.message_from_bytes(group) for group in text.strip(b"\n").split(b"\n\n")]
 
 
 def qsbmf(text: bytes) -> list[tuple[bytes, bytes]]:
-    """Return (recipient, text) of each failure: paragraphs end at a blank line, the one with - ends the list."""
+    """Return (recipient, text) of each failure: a blank line ends a paragraph, one with - the list."""
     paragraphs = text.split(b"\n\n")
     assert paragraphs[0].startswith(b"Hi. This is the")
-    found = []
+    found: list[tuple[bytes, bytes]] = []
     for paragraph in paragraphs[1:]:
         if paragraph.startswith(b"-"):
             return found
@@ -56,24 +68,50 @@ def text_of(part: Message) -> bytes:
 
 
 def test_a_bounce_is_a_report_of_three_parts_about_every_failure() -> None:
-    content = composed((b"a@far.example", bounce.note(b"5.1.1", 550, b"192.0.2.1", b"no such user\r\nreally not\r\n")),
-                       (b"b@host.example", bounce.note(b"5.2.2", 0, b"", b"mailbox full")))  # fmt: skip
+    content = composed(
+        (b"a@far.example", bounce.note(b"5.1.1", 550, b"192.0.2.1", b"no such user\r\nreally not\r\n")),
+        (b"b@host.example", bounce.note(b"5.2.2", 0, b"", b"mailbox full")),
+    )
     message, parts = parts_of(content)
-    assert (message.get_content_type(), message.get_param("report-type")) == ("multipart/report", "delivery-status")
+    assert (message.get_content_type(), message.get_param("report-type")) == (
+        "multipart/report",
+        "delivery-status",
+    )
     assert message["From"] == "MAILER-DAEMON@host.example"
     assert (message["To"], message["Subject"]) == ("sender@away.example", "failure notice")
     assert (message["Auto-Submitted"], message["MIME-Version"]) == ("auto-replied", "1.0")
     assert message["Message-ID"] and message["Date"] == "9 Sep 2001 01:48:20 -0000"
-    assert [part.get_content_type() for part in parts] == ["text/plain", "message/delivery-status", "message/rfc822"]
-    assert qsbmf(text_of(parts[0])) == [(b"a@far.example", b"no such user\nreally not"), (b"b@host.example", b"mailbox full")]
+    assert [part.get_content_type() for part in parts] == [
+        "text/plain",
+        "message/delivery-status",
+        "message/rfc822",
+    ]
+    assert qsbmf(text_of(parts[0])) == [
+        (b"a@far.example", b"no such user\nreally not"),
+        (b"b@host.example", b"mailbox full"),
+    ]
     about, first, second = status_groups(parts[1])
-    assert (about["Reporting-MTA"], about["Arrival-Date"]) == ("dns; host.example", "9 Sep 2001 01:46:40 -0000")
-    assert (first["Final-Recipient"], first["Action"], first["Status"]) == ("rfc822; a@far.example", "failed", "5.1.1")
-    assert (first["Remote-MTA"], first["Diagnostic-Code"]) == ("dns; 192.0.2.1", "smtp; 550 no such user\n really not")
+    assert (about["Reporting-MTA"], about["Arrival-Date"]) == (
+        "dns; host.example",
+        "9 Sep 2001 01:46:40 -0000",
+    )
+    assert (first["Final-Recipient"], first["Action"], first["Status"]) == (
+        "rfc822; a@far.example",
+        "failed",
+        "5.1.1",
+    )
+    assert (first["Remote-MTA"], first["Diagnostic-Code"]) == (
+        "dns; 192.0.2.1",
+        "smtp; 550 no such user\n really not",
+    )
     assert (second["Remote-MTA"], second["Diagnostic-Code"]) == (None, "x-qmaild; mailbox full")
     copy = parts[2].get_payload(0)
     assert isinstance(copy, Message)
-    assert (copy["Return-Path"], copy["Subject"], copy.get_payload()) == ("<sender@away.example>", "hello", "the text\n")
+    assert (copy["Return-Path"], copy["Subject"], copy.get_payload()) == (
+        "<sender@away.example>",
+        "hello",
+        "the text\n",
+    )
 
 
 def test_a_message_too_large_goes_back_as_its_header_section() -> None:
@@ -83,7 +121,9 @@ def test_a_message_too_large_goes_back_as_its_header_section() -> None:
 
 
 def test_a_double_bounce_says_so() -> None:
-    _, parts = parts_of(composed((b"a@b", bounce.note(b"5.1.1", 550, b"", b"no")), is_double=True, sender=b""))
+    _, parts = parts_of(
+        composed((b"a@b", bounce.note(b"5.1.1", 550, b"", b"no")), is_double=True, sender=b"")
+    )
     assert b"--- Below this line is the original bounce.\n" in text_of(parts[0])
     assert qsbmf(text_of(parts[0])) == [(b"a@b", b"no")]
 
@@ -100,7 +140,9 @@ def test_eight_bits_are_announced_where_they_are_and_nowhere_else() -> None:
 
 
 def test_an_address_beyond_ascii_is_reported_as_rfc_6533_says() -> None:
-    content = composed(("jürgen@bücher.example".encode(), bounce.note(b"5.1.1", 550, b"", "unzustellbar: ü".encode())))
+    content = composed(
+        ("jürgen@bücher.example".encode(), bounce.note(b"5.1.1", 550, b"", "unzustellbar: ü".encode()))
+    )
     _, parts = parts_of(content)
     assert parts[0].get_content_charset() == "utf-8"
     assert qsbmf(text_of(parts[0]))[0] == ("jürgen@bücher.example".encode(), "unzustellbar: ü".encode())
@@ -109,14 +151,17 @@ def test_an_address_beyond_ascii_is_reported_as_rfc_6533_says() -> None:
     assert b"Diagnostic-Code: smtp; 550 unzustellbar: ??\n" in content
 
 
-@pytest.mark.parametrize("text, kept", [
-    (b"", b"No reason was given.\n"),
-    (b"one\n\n\ntwo", b"one\n/\n/\ntwo\n"),
-    (b"one\r\n\r\ntwo\r\n", b"one\n/\ntwo\n"),
-    (b"bell\x07 null\0 cr\r end", b"bell? null? cr? end\n"),
-    (b"\xff\xfe", b"??\n"),
-    (b"x" * 2000, b"x" * 900 + b"\n" + b"x" * 900 + b"\n" + b"x" * 200 + b"\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        (b"", b"No reason was given.\n"),
+        (b"one\n\n\ntwo", b"one\n/\n/\ntwo\n"),
+        (b"one\r\n\r\ntwo\r\n", b"one\n/\ntwo\n"),
+        (b"bell\x07 null\0 cr\r end", b"bell? null? cr? end\n"),
+        (b"\xff\xfe", b"??\n"),
+        (b"x" * 2000, b"x" * 900 + b"\n" + b"x" * 900 + b"\n" + b"x" * 200 + b"\n"),
+    ],
+)
 def test_a_notes_text_is_lines_without_blank_ones(text: bytes, kept: bytes) -> None:
     assert bounce.parse_note(bounce.note(b"5.0.0", 0, b"", text)).text == kept
 
@@ -126,7 +171,9 @@ def test_a_note_is_bounded() -> None:
 
 
 @given(st.binary(max_size=40), st.integers(0, 999), st.binary(max_size=40), st.binary(max_size=400))
-def test_a_note_reads_back_as_it_was_made_whatever_it_is_made_of(status: bytes, code: int, peer: bytes, text: bytes) -> None:
+def test_a_note_reads_back_as_it_was_made_whatever_it_is_made_of(
+    status: bytes, code: int, peer: bytes, text: bytes
+) -> None:
     made = bounce.note(status, code, peer, text)
     read = bounce.parse_note(made)
     assert bounce.note(*read) == made
@@ -134,14 +181,27 @@ def test_a_note_reads_back_as_it_was_made_whatever_it_is_made_of(status: bytes, 
     assert b"\n\n" not in read.text and read.text.endswith(b"\n") and not read.text.startswith(b"\n")
 
 
-@given(st.lists(st.tuples(st.binary(max_size=30), st.binary(max_size=300)), min_size=1, max_size=5), st.binary(max_size=200), st.binary(max_size=30))
+@given(
+    st.lists(st.tuples(st.binary(max_size=30), st.binary(max_size=300)), min_size=1, max_size=5),
+    st.binary(max_size=200),
+    st.binary(max_size=30),
+)
 def test_whatever_notes_addresses_and_messages_hold_the_report_has_its_shape(
-    failures: list[tuple[bytes, bytes]], original: bytes, sender: bytes,
-) -> None:  # fmt: skip
+    failures: list[tuple[bytes, bytes]],
+    original: bytes,
+    sender: bytes,
+) -> None:
     original = original.replace(b"\r", b"")
     content = composed(*failures, original=original, sender=sender)
     head = header.split(content)[0]
-    assert [name for name, _ in header.fields(head)][:6] == [b"received", b"date", b"from", b"to", b"subject", b"message-id"]
+    assert [name for name, _ in header.fields(head)][:6] == [
+        b"received",
+        b"date",
+        b"from",
+        b"to",
+        b"subject",
+        b"message-id",
+    ]
     message, parts = email.message_from_bytes(content), email.message_from_bytes(content).get_payload()
     assert isinstance(parts, list) and len(parts) == 3
     assert len(qsbmf(text_of(parts[0]))) == len(failures)
@@ -165,12 +225,17 @@ def test_a_hundred_thousand_failures_fit_in_one_frame() -> None:
     assert b"more failed addresses" in text_of(parts[0])
 
 
-@pytest.mark.parametrize("sender, recipient, expanded", [
-    (b"list-owner-@host-@[]", b"user@dom", b"list-owner-user=dom@host"),
-    (b"list-owner-@host-@[]", b"a@b@dom", b"list-owner-a@b=dom@host"),
-    (b"list-owner-@host-@[]", b"user", b"list-owner-@host-@[]"),
-])  # fmt: skip
-def test_verp_senders_expand_to_one_for_each_recipient(sender: bytes, recipient: bytes, expanded: bytes) -> None:
+@pytest.mark.parametrize(
+    "sender, recipient, expanded",
+    [
+        (b"list-owner-@host-@[]", b"user@dom", b"list-owner-user=dom@host"),
+        (b"list-owner-@host-@[]", b"a@b@dom", b"list-owner-a@b=dom@host"),
+        (b"list-owner-@host-@[]", b"user", b"list-owner-@host-@[]"),
+    ],
+)
+def test_verp_senders_expand_to_one_for_each_recipient(
+    sender: bytes, recipient: bytes, expanded: bytes
+) -> None:
     assert verp.is_verp(sender)
     assert verp.expand(sender, recipient) == expanded
     assert verp.collect(sender) == b"list-owner-@host"
@@ -182,12 +247,15 @@ def test_other_senders_are_no_verp_senders(sender: bytes) -> None:
     assert verp.collect(sender) == sender
 
 
-@pytest.mark.parametrize("message, section, body", [
-    (b"A: 1\n\nbody", b"A: 1\n", b"body"),
-    (b"\nbody", b"", b"body"),
-    (b"A: 1\n", b"A: 1\n", b""),
-    (b"", b"", b""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "message, section, body",
+    [
+        (b"A: 1\n\nbody", b"A: 1\n", b"body"),
+        (b"\nbody", b"", b"body"),
+        (b"A: 1\n", b"A: 1\n", b""),
+        (b"", b"", b""),
+    ],
+)
 def test_the_header_section_ends_at_the_first_blank_line(message: bytes, section: bytes, body: bytes) -> None:
     assert header.split(message) == (section, body)
 

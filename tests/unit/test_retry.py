@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,13 +14,19 @@ BIRTH = 1_700_000_000 * retry.SECOND
 WEEK = 604_800
 
 
-@pytest.mark.parametrize("is_local, ages", [
-    (True, [0, 100, 400, 900, 1600, 2500, 3600]),
-    (False, [0, 400, 1600, 3600, 6400, 10000, 14400]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "is_local, ages",
+    [
+        (True, [0, 100, 400, 900, 1600, 2500, 3600]),
+        (False, [0, 400, 1600, 3600, 6400, 10000, 14400]),
+    ],
+)
 def test_without_jitter_attempts_are_at_the_squares(is_local: bool, ages: list[int]) -> None:
-    for age, then in zip(ages, ages[1:]):
-        assert retry.next_attempt(BIRTH, BIRTH + age * retry.SECOND, is_local, 0.0) == BIRTH + then * retry.SECOND
+    for age, then in itertools.pairwise(ages):
+        assert (
+            retry.next_attempt(BIRTH, BIRTH + age * retry.SECOND, is_local, 0.0)
+            == BIRTH + then * retry.SECOND
+        )
 
 
 def test_a_late_attempt_does_not_shift_those_after_it() -> None:

@@ -1,4 +1,4 @@
-"""send's brain: orders, verdicts, limits, turns, losses; and that every recipient is answered exactly once."""
+"""send's brain: orders, verdicts, limits, turns, losses; every recipient is answered exactly once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,19 @@ from qmaild.protocol import frames
 from qmaild.scheduler.brain import Brain
 from qmaild.scheduler.lanes import LOCAL_BATCH, REMOTE_BATCH
 from qmaild.scheduler.moves import (
-    NO_TOKEN, Arrived, Changed, Command, Committed, Finished, Lost, Place, Record, Release, Reported, Stopping,
-)  # fmt: skip
+    NO_TOKEN,
+    Arrived,
+    Changed,
+    Command,
+    Committed,
+    Finished,
+    Lost,
+    Place,
+    Record,
+    Release,
+    Reported,
+    Stopping,
+)
 from qmaild.scheduler.verdicts import VERDICTS, Verdict, is_whole, judge
 
 BIRTH = 1_700_000_000 * retry.SECOND
@@ -37,7 +48,9 @@ def brain(**files: bytes) -> Brain:
     return Brain(configured(**files), lambda: 0.0)
 
 
-def job(*recipients: bytes, number: int = 1, sender: bytes = b"s@away.example", birth: int = BIRTH) -> frames.Job:
+def job(
+    *recipients: bytes, number: int = 1, sender: bytes = b"s@away.example", birth: int = BIRTH
+) -> frames.Job:
     indexes = [10 + place for place in range(len(recipients))]
     return frames.Job(number, birth, 0, b"smtp", sender, indexes, list(recipients), 5, b"\nx\n", 0)
 
@@ -48,7 +61,12 @@ def many(count: int, domain: bytes = b"far.example") -> list[bytes]:
 
 def report(order: frames.Order, outcomes: bytes, text: bytes = b"said") -> Reported:
     count = len(outcomes)
-    return Reported(order.tag, frames.Report(order.tag, outcomes, [250] * count, [b"5.1.1"] * count, [text] * count, [b"peer"] * count))
+    return Reported(
+        order.tag,
+        frames.Report(
+            order.tag, outcomes, [250] * count, [b"5.1.1"] * count, [text] * count, [b"peer"] * count
+        ),
+    )
 
 
 def orders(commands: list[Command]) -> list[frames.Order]:
@@ -56,7 +74,9 @@ def orders(commands: list[Command]) -> list[frames.Order]:
 
 
 def answers(commands: list[Command]) -> list[Any]:
-    return [command for command in commands if isinstance(command, (frames.Done, frames.Failed, frames.Deferred))]
+    return [
+        command for command in commands if isinstance(command, (frames.Done, frames.Failed, frames.Deferred))
+    ]
 
 
 def records(commands: list[Command]) -> list[Record]:
@@ -66,11 +86,21 @@ def records(commands: list[Command]) -> list[Record]:
 # --- verdicts
 
 
-@pytest.mark.parametrize("outcome, is_last, verdict", [
-    (b"K", False, Verdict.SERVED), (b"K", True, Verdict.SERVED), (b"Z", False, Verdict.AGAIN), (b"Z", True, Verdict.EXPIRED),
-    (b"D", False, Verdict.FAILED), (b"D", True, Verdict.FAILED), (b"?", False, Verdict.AGAIN), (b"?", True, Verdict.EXPIRED),
-    (b"", False, Verdict.AGAIN), (b"", True, Verdict.EXPIRED),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "outcome, is_last, verdict",
+    [
+        (b"K", False, Verdict.SERVED),
+        (b"K", True, Verdict.SERVED),
+        (b"Z", False, Verdict.AGAIN),
+        (b"Z", True, Verdict.EXPIRED),
+        (b"D", False, Verdict.FAILED),
+        (b"D", True, Verdict.FAILED),
+        (b"?", False, Verdict.AGAIN),
+        (b"?", True, Verdict.EXPIRED),
+        (b"", False, Verdict.AGAIN),
+        (b"", True, Verdict.EXPIRED),
+    ],
+)
 def test_every_outcome_has_one_verdict(outcome: bytes, is_last: bool, verdict: Verdict) -> None:
     assert judge(outcome, is_last) is verdict
 
@@ -94,14 +124,31 @@ def test_a_report_with_a_column_too_short_or_long_is_not_whole() -> None:
 
 def test_recipients_are_rewritten_and_grouped_by_lane() -> None:
     send = brain(virtualdomains=b"virt.example:prefix\n", smtproutes=b".relayed.example:hub\n")
-    found = orders(send.handle(Arrived(job(
-        b"plain", b"u@virt.example", b"a@Far.example", b"b@x.relayed.example", b"c@far.EXAMPLE", b"d@y.relayed.example"), NO_TOKEN), NOW))  # fmt: skip
+    found = orders(
+        send.handle(
+            Arrived(
+                job(
+                    b"plain",
+                    b"u@virt.example",
+                    b"a@Far.example",
+                    b"b@x.relayed.example",
+                    b"c@far.EXAMPLE",
+                    b"d@y.relayed.example",
+                ),
+                NO_TOKEN,
+            ),
+            NOW,
+        )
+    )
     assert [(order.lane, order.recipients, order.indexes) for order in found] == [
         (b"local", [b"plain@host.example", b"prefix-u@virt.example"], [10, 11]),
         (b"remote:far.example", [b"a@Far.example", b"c@far.EXAMPLE"], [12, 14]),
         (b"remote:@.relayed.example", [b"b@x.relayed.example", b"d@y.relayed.example"], [13, 15]),
     ]
-    assert all((order.number, order.birth, order.sender, order.content) == (1, BIRTH, b"s@away.example", b"\nx\n") for order in found)
+    assert all(
+        (order.number, order.birth, order.sender, order.content) == (1, BIRTH, b"s@away.example", b"\nx\n")
+        for order in found
+    )
 
 
 def test_a_thousand_recipients_of_one_site_are_ten_orders() -> None:
@@ -116,16 +163,28 @@ def test_local_recipients_of_one_message_share_orders() -> None:
 
 def test_a_verp_sender_is_expanded_with_the_rewritten_recipient_in_orders_of_their_own() -> None:
     send = brain(virtualdomains=b"virt.example:prefix\n")
-    found = orders(send.handle(Arrived(job(b"a@far.example", b"b@far.example", b"u@virt.example", sender=b"l-@host-@[]"), NO_TOKEN), NOW))
+    found = orders(
+        send.handle(
+            Arrived(
+                job(b"a@far.example", b"b@far.example", b"u@virt.example", sender=b"l-@host-@[]"), NO_TOKEN
+            ),
+            NOW,
+        )
+    )
     assert {(order.sender, *order.recipients) for order in found} == {
-        (b"l-a=far.example@host", b"a@far.example"), (b"l-b=far.example@host", b"b@far.example"),
+        (b"l-a=far.example@host", b"a@far.example"),
+        (b"l-b=far.example@host", b"b@far.example"),
         (b"l-prefix-u=virt.example@host", b"prefix-u@virt.example"),
-    }  # fmt: skip
+    }
 
 
 def test_a_token_rides_with_each_order_and_is_released_once_when_all_is_settled() -> None:
     send = brain()
-    first, second = [command for command in send.handle(Arrived(job(b"a@x.example", b"b@y.example"), 33), NOW) if isinstance(command, Place)]
+    first, second = [
+        command
+        for command in send.handle(Arrived(job(b"a@x.example", b"b@y.example"), 33), NOW)
+        if isinstance(command, Place)
+    ]
     assert (first.token, first.order.descriptor, second.token) == (33, 1, 33)
     assert Release(33) not in send.handle(report(first.order, b"K"), NOW)
     assert Release(33) in send.handle(report(second.order, b"Z"), NOW)
@@ -153,9 +212,18 @@ def test_each_outcome_of_a_report_is_answered_and_recorded() -> None:
     assert [record.values.get("due") for record in made] == [None, (BIRTH // retry.SECOND) + 484, None, None]
     assert made[0].event is events.DELIVERY
     assert made[0].values == {
-        "message": 1, "sender": b"s@away.example", "recipient": b"user0@far.example", "channel": "remote", "outcome": "success",
-        "code": 250, "enhanced": b"5.1.1", "text": b"so it is", "peer": b"peer", "delay": 7.0, "took": 2.0,
-    }  # fmt: skip
+        "message": 1,
+        "sender": b"s@away.example",
+        "recipient": b"user0@far.example",
+        "channel": "remote",
+        "outcome": "success",
+        "code": 250,
+        "enhanced": b"5.1.1",
+        "text": b"so it is",
+        "peer": b"peer",
+        "delay": 7.0,
+        "took": 2.0,
+    }
 
 
 def test_an_attempt_that_started_after_the_lifetime_turns_temporary_into_permanent() -> None:
@@ -164,7 +232,8 @@ def test_an_attempt_that_started_after_the_lifetime_turns_temporary_into_permane
     commands = send.handle(report(order, b"Z", b"busy\n"), BIRTH + WEEK + 2)
     (failed,) = answers(commands)
     assert failed.note == (
-        b"5.4.7 250 peer\nbusy\nThis message has been in the queue too long; it is not tried again. (#5.4.7)\n"
+        b"5.4.7 250 peer\nbusy\nThis message has been in the queue too long; it is "
+        b"not tried again. (#5.4.7)\n"
     )
     assert records(commands)[0].values["outcome"] == "permanent"
 
@@ -181,7 +250,9 @@ def test_a_lost_service_is_temporary_within_a_minute_and_never_the_last_attempt(
     send = brain()
     (order,) = orders(send.handle(Arrived(job(*many(3)), NO_TOKEN), started))
     commands = send.handle(Reported(order.tag, None), started + 7)
-    assert answers(commands) == [frames.Deferred(1, b"remote:far.example", started + 7 + 60 * retry.SECOND, [10, 11, 12])]
+    assert answers(commands) == [
+        frames.Deferred(1, b"remote:far.example", started + 7 + 60 * retry.SECOND, [10, 11, 12])
+    ]
     assert {record.values["outcome"] for record in records(commands)} == {"temporary"}
 
 
@@ -196,8 +267,16 @@ def test_a_mangled_report_is_a_lost_one() -> None:
 
 def test_remote_limits_count_orders_and_local_ones_recipients() -> None:
     send = brain(concurrencyremote=b"3", concurrencylocal=b"60", destinationconcurrency=b"2")
-    found = orders(send.handle(Arrived(job(*many(500), *many(200, b"host.example"), *many(500, b"other.example")), NO_TOKEN), NOW))
-    assert Counter(order.lane for order in found) == {b"local": 2, b"remote:far.example": 2, b"remote:other.example": 1}
+    found = orders(
+        send.handle(
+            Arrived(job(*many(500), *many(200, b"host.example"), *many(500, b"other.example")), NO_TOKEN), NOW
+        )
+    )
+    assert Counter(order.lane for order in found) == {
+        b"local": 2,
+        b"remote:far.example": 2,
+        b"remote:other.example": 1,
+    }
     assert [len(order.recipients) for order in found if order.lane == b"local"] == [50, 10]
 
 
@@ -208,7 +287,9 @@ def test_a_report_makes_room_for_the_next_order() -> None:
     assert (first.recipients, second.recipients) == ([b"a@x.example"], [b"b@y.example"])
 
 
-@pytest.mark.parametrize("name, recipient", [("concurrencylocal", b"a@host.example"), ("concurrencyremote", b"a@far.example")])
+@pytest.mark.parametrize(
+    "name, recipient", [("concurrencylocal", b"a@host.example"), ("concurrencyremote", b"a@far.example")]
+)
 def test_zero_holds_a_channel_until_a_reload(name: str, recipient: bytes) -> None:
     send = brain(**{name: b"0"})
     assert orders(send.handle(Arrived(job(recipient), NO_TOKEN), NOW)) == []
@@ -283,14 +364,19 @@ def test_nothing_starts_after_stopping_but_reports_are_still_answered() -> None:
 
 def finish(sender: bytes, count: int = 1) -> Finished:
     notes = [b"5.1.1 550 peer\nno\n"] * count
-    return Finished(frames.Finish(4, BIRTH, 0, b"smtp", sender, many(count), notes, 5, b"", 0), b"Subject: x\n\n", True)
+    return Finished(
+        frames.Finish(4, BIRTH, 0, b"smtp", sender, many(count), notes, 5, b"", 0), b"Subject: x\n\n", True
+    )
 
 
-@pytest.mark.parametrize("sender, bounce_sender, recipient", [
-    (b"s@away.example", b"", b"s@away.example"),
-    (b"l-@host-@[]", b"", b"l-@host"),
-    (b"", b"#@[]", b"postmaster@host.example"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sender, bounce_sender, recipient",
+    [
+        (b"s@away.example", b"", b"s@away.example"),
+        (b"l-@host-@[]", b"", b"l-@host"),
+        (b"", b"#@[]", b"postmaster@host.example"),
+    ],
+)
 def test_a_failure_is_told_to(sender: bytes, bounce_sender: bytes, recipient: bytes) -> None:
     send = brain()
     (bounce,) = send.handle(finish(sender, 2), NOW)
@@ -301,11 +387,14 @@ def test_a_failure_is_told_to(sender: bytes, bounce_sender: bytes, recipient: by
     assert send.handle(Committed(frames.Bounced(4, 77)), NOW) == []
 
 
-@pytest.mark.parametrize("sender, original, flags", [
-    (b"s@away.example", b"Subject: x\n\nplain\n", 0),
-    (b"s@away.example", b"Subject: x\n\n\xe9\n", frames.FLAG_8BIT),
-    ("s@bücher.example".encode(), b"Subject: x\n\nplain\n", frames.FLAG_8BIT | frames.FLAG_UTF8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sender, original, flags",
+    [
+        (b"s@away.example", b"Subject: x\n\nplain\n", 0),
+        (b"s@away.example", b"Subject: x\n\n\xe9\n", frames.FLAG_8BIT),
+        ("s@bücher.example".encode(), b"Subject: x\n\nplain\n", frames.FLAG_8BIT | frames.FLAG_UTF8),
+    ],
+)
 def test_a_bounce_says_what_its_transport_must_carry(sender: bytes, original: bytes, flags: int) -> None:
     (bounce,) = brain().handle(finish(sender)._replace(original=original), NOW)
     assert isinstance(bounce, frames.Bounce) and bounce.flags == flags
@@ -333,15 +422,25 @@ def test_an_empty_doublebounceto_discards_double_bounces() -> None:
 # --- whatever happens, in whatever order
 
 DOMAINS = [b"host.example", b"far.example", b"other.example", b"relayed.example"]
-RECIPIENTS = st.lists(st.builds(lambda place, domain: b"u%d@%b" % (place, domain), st.integers(0, 9), st.sampled_from(DOMAINS)), max_size=8)
-STEPS = st.lists(st.one_of(
-    st.tuples(st.just("job"), RECIPIENTS, st.booleans()),
-    st.tuples(st.just("report"), st.integers(0, 50), st.lists(st.sampled_from(b"KZD?"), min_size=10, max_size=10)),
-    st.tuples(st.just("lose"), st.integers(0, 50)),
-    st.tuples(st.just("mangle"), st.integers(0, 50)),
-    st.tuples(st.just("change"), st.integers(0, 2)),
-    st.tuples(st.just("queue lost")),
-), max_size=40)  # fmt: skip
+RECIPIENTS = st.lists(
+    st.builds(lambda place, domain: b"u%d@%b" % (place, domain), st.integers(0, 9), st.sampled_from(DOMAINS)),
+    max_size=8,
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("job"), RECIPIENTS, st.booleans()),
+        st.tuples(
+            st.just("report"),
+            st.integers(0, 50),
+            st.lists(st.sampled_from(b"KZD?"), min_size=10, max_size=10),
+        ),
+        st.tuples(st.just("lose"), st.integers(0, 50)),
+        st.tuples(st.just("mangle"), st.integers(0, 50)),
+        st.tuples(st.just("change"), st.integers(0, 2)),
+        st.tuples(st.just("queue lost")),
+    ),
+    max_size=40,
+)
 CONFIGURATIONS = [
     configured(concurrencyremote=b"2", concurrencylocal=b"3", destinationconcurrency=b"1"),
     configured(concurrencyremote=b"0", concurrencylocal=b"5", smtproutes=b"relayed.example:hub"),
@@ -399,7 +498,9 @@ class Ledger:
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
-def test_every_recipient_is_ordered_once_and_answered_once_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
+def test_every_recipient_is_ordered_once_and_answered_once_whatever_happens(
+    steps: list[tuple[Any, ...]],
+) -> None:
     ledger = Ledger()
     for kind, *values in steps:
         ledger.step(kind, *values)

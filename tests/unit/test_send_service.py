@@ -27,8 +27,10 @@ class Peer:
     def __init__(self, channel_of: Callable[[Any, Any], Channel]) -> None:
         self.arrived: asyncio.Queue[tuple[Any, int]] = asyncio.Queue()
         self.closed = asyncio.Event()
-        self.channel = channel_of(lambda channel, frame, descriptor: self.arrived.put_nowait((frame, descriptor)),
-                                  lambda channel: self.closed.set())  # fmt: skip
+        self.channel = channel_of(
+            lambda channel, frame, descriptor: self.arrived.put_nowait((frame, descriptor)),
+            lambda channel: self.closed.set(),
+        )
 
     async def receive(self) -> tuple[Any, int]:
         return await asyncio.wait_for(self.arrived.get(), SECONDS)
@@ -125,16 +127,39 @@ def house(start: Callable[..., House]) -> House:
     return start()
 
 
-def job(number: int, *recipients: bytes, content: bytes = b"Subject: x\n\nhello\n", descriptor: int = 0,
-        sender: bytes = b"sender@away.example", birth: int = 0) -> frames.Job:  # fmt: skip
-    return frames.Job(number, birth or time.time_ns() // 1000, 0, b"smtp", sender, list(range(len(recipients))), list(recipients),
-                      len(content), content, descriptor)  # fmt: skip
+def job(
+    number: int,
+    *recipients: bytes,
+    content: bytes = b"Subject: x\n\nhello\n",
+    descriptor: int = 0,
+    sender: bytes = b"sender@away.example",
+    birth: int = 0,
+) -> frames.Job:
+    return frames.Job(
+        number,
+        birth or time.time_ns() // 1000,
+        0,
+        b"smtp",
+        sender,
+        list(range(len(recipients))),
+        list(recipients),
+        len(content),
+        content,
+        descriptor,
+    )
 
 
 def report(order: frames.Order, outcomes: bytes, text: bytes = b"said") -> frames.Report:
     count = len(outcomes)
     codes = [{75: 250, 90: 450, 68: 550}[byte] for byte in outcomes]
-    return frames.Report(order.tag, outcomes, codes, [b"%d.1.1" % (code // 100) for code in codes], [text] * count, [b"192.0.2.1"] * count)
+    return frames.Report(
+        order.tag,
+        outcomes,
+        codes,
+        [b"%d.1.1" % (code // 100) for code in codes],
+        [text] * count,
+        [b"192.0.2.1"] * count,
+    )
 
 
 def memfd(content: bytes) -> int:
@@ -150,14 +175,22 @@ def test_served_recipients_of_both_channels_are_done_and_recorded(house: House) 
         local, remote = await house.local.accept(), await house.remote.accept()
         first, second = await local.frame(), await remote.frame()
         assert (first.lane, first.recipients, first.indexes) == (b"local", [b"user@host.test"], [0])
-        assert (second.lane, second.recipients, second.indexes) == (b"remote:far.example", [b"a@Far.example", b"b@far.example"], [1, 2])
+        assert (second.lane, second.recipients, second.indexes) == (
+            b"remote:far.example",
+            [b"a@Far.example", b"b@far.example"],
+            [1, 2],
+        )
         assert second.content == b"Subject: x\n\nhello\n"
         local.send(report(first, b"K"))
         assert await queue.frame() == frames.Done(7, [0])
         remote.send(report(second, b"KK"))
         assert await queue.frame() == frames.Done(7, [1, 2])
         records = house.journal("delivery")
-        assert [record["QMAILD_RECIPIENT"] for record in records] == ["user@host.test", "a@Far.example", "b@far.example"]
+        assert [record["QMAILD_RECIPIENT"] for record in records] == [
+            "user@host.test",
+            "a@Far.example",
+            "b@far.example",
+        ]
         assert {record["QMAILD_OUTCOME"] for record in records} == {"success"}
 
     run(house, scene)
@@ -167,7 +200,10 @@ def test_a_descriptor_rides_with_every_order_and_none_stays_open(house: House) -
     async def scene(house: House) -> None:
         held = f"/proc/{house.process.pid}/fd"
         queue = await house.connect("manage")
-        queue.send(job(8, b"user@host.test", b"a@far.example", descriptor=1, content=b"Prefix: 1\n"), memfd(b"Subject: big\n\nbody\n"))
+        queue.send(
+            job(8, b"user@host.test", b"a@far.example", descriptor=1, content=b"Prefix: 1\n"),
+            memfd(b"Subject: big\n\nbody\n"),
+        )
         local, remote = await house.local.accept(), await house.remote.accept()
         for peer in (local, remote):
             order, descriptor = await peer.receive()
@@ -220,8 +256,20 @@ def test_finish_is_answered_by_a_bounce_and_its_commit_is_recorded(house: House)
     async def scene(house: House) -> None:
         queue = await house.connect("manage")
         original = b"Subject: lost\n\nhello\n"
-        queue.send(frames.Finish(11, 1_000_000, 0, b"smtp", b"sender@away.example", [b"a@far.example"],
-                                 [b"5.1.1 550 192.0.2.1\nno such user\n"], len(original), original, 0))  # fmt: skip
+        queue.send(
+            frames.Finish(
+                11,
+                1_000_000,
+                0,
+                b"smtp",
+                b"sender@away.example",
+                [b"a@far.example"],
+                [b"5.1.1 550 192.0.2.1\nno such user\n"],
+                len(original),
+                original,
+                0,
+            )
+        )
         bounce = await queue.frame()
         assert (bounce.number, bounce.sender, bounce.recipients) == (11, b"", [b"sender@away.example"])
         assert email.message_from_bytes(bounce.content).get_payload(2).get_payload(0)["Subject"] == "lost"
@@ -238,8 +286,21 @@ def test_a_large_message_goes_back_as_its_header_section(start: Callable[..., Ho
         queue = await house.connect("manage")
         body = b"Subject: large\n\n" + b"x" * 70 * 1024
         prefix = b"Received: from x\n"
-        queue.send(frames.Finish(13, 1_000_000, 0, b"smtp", b"sender@away.example", [b"a@far.example"], [b"5.1.1 550 \nno\n"],
-                                 len(prefix) + len(body), prefix, 1), memfd(body))  # fmt: skip
+        queue.send(
+            frames.Finish(
+                13,
+                1_000_000,
+                0,
+                b"smtp",
+                b"sender@away.example",
+                [b"a@far.example"],
+                [b"5.1.1 550 \nno\n"],
+                len(prefix) + len(body),
+                prefix,
+                1,
+            ),
+            memfd(body),
+        )
         bounce = await queue.frame()
         part = email.message_from_bytes(bounce.content).get_payload(2)
         assert part.get_content_type() == "text/rfc822-headers"
@@ -271,7 +332,9 @@ def test_a_reload_holds_and_frees_a_channel(house: House) -> None:
     run(house, scene)
 
 
-def test_sigterm_lets_what_is_in_flight_end_and_leaves_the_rest_unanswered(start: Callable[..., House]) -> None:
+def test_sigterm_lets_what_is_in_flight_end_and_leaves_the_rest_unanswered(
+    start: Callable[..., House],
+) -> None:
     async def scene(house: House) -> None:
         queue = await house.connect("manage")
         queue.send(job(15, b"a@far.example", b"b@other.example"))
