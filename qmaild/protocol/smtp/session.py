@@ -21,7 +21,7 @@ MAX_SIZE_DIGITS = 20  # RFC 1870 3
 
 
 class State(Enum):
-    """READY: no transaction. SENDER: MAIL was accepted. RECIPIENTS: RCPT too. BODY: after 354. CLOSED: end."""
+    """READY: no transaction. SENDER: MAIL was accepted. RECIPIENTS: and RCPT. BODY: after 354. CLOSED: end."""
 
     READY = 0
     SENDER = 1
