@@ -98,7 +98,8 @@ class Settings:
     bouncefrom: bytes = setting(kinds.line, b"MAILER-DAEMON", "send", "Local part that bounces come from.")
     bouncehost: bytes = setting(kinds.host, _me, "send", "Host that bounces come from.", "me")
     bouncemaxbytes: int = setting(kinds.integer, 65536, "send",
-        "Larger messages go back as their header section only. Differs: qmail returns everything.")  # fmt: skip
+        "Larger messages go back as their header section only; 0 returns everything up to 4 MiB, the most there is. "
+        "Differs: qmail returns everything.")  # fmt: skip
     doublebounceto: bytes = setting(kinds.line, b"postmaster", "send", "Local part that double bounces go to.")
     doublebouncehost: bytes = setting(kinds.host, _me, "send", "Host that double bounces go to.", "me")
     # --- the SMTP client

@@ -17,9 +17,7 @@ MAX_LINE, MAX_LINE_UTF8 = (
     900,
     240,
 )  # characters. RFC 5321 4.5.3.1.6: a line with its end has at most 1000 bytes
-MAX_TOLD = (
-    4 << 20
-)  # of all paragraphs, and of all delivery-status fields: the bounce fits in one frame with its copy
+MAX_TOLD = 4 << 20  # of all paragraphs, and of all delivery-status fields: the bounce fits in one frame with its copy
 MAX_COPY = 4 << 20
 
 _STATUS = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}")
@@ -145,17 +143,13 @@ def _told(subject: Subject, envelope: Envelope, failures: list[tuple[bytes, Note
             break
         parts.append(paragraph)
     what = b"a copy of the message" if is_whole else b"a copy of the message's header section"
-    parts.append(
-        b"--- Below this line is %b.\n" % (b"the original bounce" if subject.is_double and is_whole else what)
-    )
+    parts.append(b"--- Below this line is %b.\n" % (b"the original bounce" if subject.is_double and is_whole else what))
     return _part(b"text/plain", b"\n".join(parts))
 
 
 def _status_part(subject: Subject, envelope: Envelope, failures: list[tuple[bytes, Note]]) -> bytes:
     """RFC 3464 section 2; RFC 6533 section 3 for addresses beyond US-ASCII."""
-    groups = [
-        b"Reporting-MTA: dns; %b\nArrival-Date: %b\n" % (envelope.host, dates.field_date(subject.arrived))
-    ]
+    groups = [b"Reporting-MTA: dns; %b\nArrival-Date: %b\n" % (envelope.host, dates.field_date(subject.arrived))]
     room = MAX_TOLD
     for recipient, each in failures:
         group = _recipient_fields(recipient, each)
@@ -210,9 +204,7 @@ def _paragraph(text: bytes) -> bytes:
         shown = text.decode("utf-8", "replace").replace("\ufffd", "?")
         text = _LONG_UTF8.sub(lambda found: found[0] + "\n", shown).encode()
     text = _LONG.sub(lambda found: found[0] + b"\n", _UNSEEN.sub(b"?", text))
-    lines = [
-        line or b"/" for line in (each.rstrip(b" \t") for each in text.split(b"\n"))
-    ]  # as qmail-send: no blank line
+    lines = [line or b"/" for line in (each.rstrip(b" \t") for each in text.split(b"\n"))]  # as qmail-send: no blank line
     return b"\n".join(lines) + b"\n" if text else b"No reason was given.\n"
 
 

@@ -7,18 +7,17 @@ is only recorded.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from qmaild.control import events
 from qmaild.control.settings import Settings
 from qmaild.message import bounce, verp
 from qmaild.policy import retry, routes
 from qmaild.policy.recipients import rewrite
 from qmaild.protocol import frames
 from qmaild.scheduler import finish
-from qmaild.scheduler.lanes import Lane, Lanes
+from qmaild.scheduler.attempts import Attempt, Job, delivery
+from qmaild.scheduler.lanes import Lanes
 from qmaild.scheduler.moves import (
     NO_TOKEN,
     Arrived,
@@ -29,36 +28,13 @@ from qmaild.scheduler.moves import (
     Finished,
     Lost,
     Place,
-    Record,
     Release,
     Reported,
     Stopping,
 )
-from qmaild.scheduler.verdicts import OUTCOMES, TOO_OLD_STATUS, TOO_OLD_TEXT, Verdict, is_whole, judge
+from qmaild.scheduler.verdicts import TOO_OLD_STATUS, TOO_OLD_TEXT, Verdict, is_whole, judge
 
 SERVICE_LOST = b"A service of this host ended during the attempt."
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Job:
-    """open counts the recipients not answered yet; addresses are as rewritten; jitter is from 0 to 1."""
-
-    frame: frames.Job
-    token: int
-    jitter: float
-    open: int
-    is_verp: bool
-    addresses: list[bytes]
-    is_lost: bool = False
-
-
-class Attempt(NamedTuple):
-    """One order in flight: positions of its recipients in the job, and when it started."""
-
-    job: Job
-    lane: Lane
-    positions: list[int]
-    started: int
 
 
 class Brain:
@@ -115,9 +91,7 @@ class Brain:
             if event.token != NO_TOKEN:
                 commands.append(Release(event.token))
             return
-        job = Job(
-            frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients)
-        )
+        job = Job(frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients))
         self._jobs.add(job)
         self._route(job, range(count))
 
@@ -142,9 +116,7 @@ class Brain:
             if job.is_verp:
                 sender = verp.expand(sender, recipients[0])
             rides = 1 if job.token != NO_TOKEN else 0
-            order = frames.Order(
-                self._tag, number, birth, flags, lane.name, sender, indexes, recipients, size, content, rides
-            )
+            order = frames.Order(self._tag, number, birth, flags, lane.name, sender, indexes, recipients, size, content, rides)
             commands.append(Place(order, job.token))
 
     def _reported(self, event: Reported, now: int, commands: list[Command]) -> None:
@@ -185,13 +157,9 @@ class Brain:
                 if verdict is Verdict.EXPIRED:
                     status, text = TOO_OLD_STATUS, text.rstrip(b"\r\n") + b"\n" + TOO_OLD_TEXT
                 if not attempt.job.is_lost:
-                    note = (
-                        bounce.note(status, 0, b"", text)
-                        if is_local
-                        else bounce.note(status, code, peer, text)
-                    )
+                    note = bounce.note(status, 0, b"", text) if is_local else bounce.note(status, code, peer, text)
                     commands.append(frames.Failed(frame.number, frame.indexes[position], note))
-            commands.append(_delivery(attempt, position, verdict, code, status, text, peer, now, due))
+            commands.append(delivery(attempt, position, verdict, code, status, text, peer, now, due))
         self._settle(attempt, served, again, due, commands)
 
     def _give_back(self, attempt: Attempt, now: int, commands: list[Command]) -> None:
@@ -199,14 +167,10 @@ class Brain:
         frame = attempt.job.frame
         due = retry.after_trouble(frame.birth, now, attempt.lane.channel.is_local, attempt.job.jitter)
         for position in attempt.positions:
-            commands.append(
-                _delivery(attempt, position, Verdict.AGAIN, 0, b"4.3.0", SERVICE_LOST, b"", now, due)
-            )
+            commands.append(delivery(attempt, position, Verdict.AGAIN, 0, b"4.3.0", SERVICE_LOST, b"", now, due))
         self._settle(attempt, [], [frame.indexes[position] for position in attempt.positions], due, commands)
 
-    def _settle(
-        self, attempt: Attempt, served: list[int], again: list[int], due: int, commands: list[Command]
-    ) -> None:
+    def _settle(self, attempt: Attempt, served: list[int], again: list[int], due: int, commands: list[Command]) -> None:
         if attempt.job.is_lost:
             return
         if served:
@@ -217,9 +181,7 @@ class Brain:
     def _finished(self, event: Finished, now: int, commands: list[Command]) -> None:
         answer = finish.decide(event, now, self._settings)
         if isinstance(answer, frames.Bounce):
-            self._bounces[answer.number] = finish.Told(
-                event.finish.sender, answer.recipients[0], len(event.finish.recipients)
-            )
+            self._bounces[answer.number] = finish.Told(event.finish.sender, answer.recipients[0], len(event.finish.recipients))
         else:
             commands.append(finish.discarded(event.finish))
         commands.append(answer)
@@ -231,14 +193,13 @@ class Brain:
 
     def _changed(self, event: Changed, now: int, commands: list[Command]) -> None:
         self._settings = event.settings
-        waiting = list(self._lanes.clear())
+        waiting = self._lanes.clear()
         self._lanes.limit(event.settings)
         for job, positions in waiting:
             self._route(job, positions)
 
     def _lost(self, event: Lost, now: int, commands: list[Command]) -> None:
-        for _ in self._lanes.clear():
-            pass
+        self._lanes.clear()
         for job in self._jobs:
             job.is_lost = True
             if job.token != NO_TOKEN:
@@ -248,33 +209,3 @@ class Brain:
 
     def _stopping(self, event: Stopping, now: int, commands: list[Command]) -> None:
         self._is_stopping = True
-
-
-def _delivery(
-    attempt: Attempt,
-    position: int,
-    verdict: Verdict,
-    code: int,
-    status: bytes,
-    text: bytes,
-    peer: bytes,
-    now: int,
-    due: int,
-) -> Record:
-    frame = attempt.job.frame
-    values: dict[str, Any] = {
-        "message": frame.number,
-        "sender": frame.sender,
-        "recipient": frame.recipients[position],
-        "channel": "local" if attempt.lane.channel.is_local else "remote",
-        "outcome": OUTCOMES[verdict],
-        "code": code or "",
-        "enhanced": status,
-        "text": text.rstrip().replace(b"\n", b"/"),
-        "peer": peer,
-        "delay": (now - frame.birth) / retry.SECOND,
-        "took": (now - attempt.started) / retry.SECOND,
-    }
-    if verdict is Verdict.AGAIN:
-        values["due"] = due // retry.SECOND
-    return Record(events.DELIVERY, values)

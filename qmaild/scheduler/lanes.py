@@ -115,20 +115,16 @@ class Lanes:
         if not lane.busy and not lane.shares:
             del self._lanes[lane.name]
 
-    def clear(self) -> Iterator[tuple[Any, list[int]]]:
-        """Yield (job, positions) of all that waits; it waits no more. What is in flight stays."""
-        waiting = [
-            (share.job, share.positions[share.next :])
-            for lane in self._lanes.values()
-            for share in lane.shares
-        ]
+    def clear(self) -> list[tuple[Any, list[int]]]:
+        """Return (job, positions) of all that waits; it waits no more. What is in flight stays."""
+        waiting = [(share.job, share.positions[share.next :]) for lane in self._lanes.values() for share in lane.shares]
         for lane in self._lanes.values():
             lane.shares.clear()
             lane.is_in_turn = False
         self.local.turns.clear()
         self.remote.turns.clear()
         self._lanes = {name: lane for name, lane in self._lanes.items() if lane.busy}
-        yield from waiting
+        return waiting
 
     @property
     def waiting(self) -> int:

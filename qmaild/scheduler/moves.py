@@ -78,6 +78,4 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
-Command = (
-    Place | Release | Record | frames.Done | frames.Failed | frames.Deferred | frames.Ended | frames.Bounce
-)
+Command = Place | Release | Record | frames.Done | frames.Failed | frames.Deferred | frames.Ended | frames.Bounce

@@ -71,9 +71,7 @@ class Send:
 
     def _status(self) -> str:
         brain = self._brain
-        return (
-            f"{brain.jobs} messages, {brain.in_flight} orders in flight, {brain.waiting} recipients waiting"
-        )
+        return f"{brain.jobs} messages, {brain.in_flight} orders in flight, {brain.waiting} recipients waiting"
 
     def _handle(self, event: Event) -> None:
         for command in self._brain.handle(event, time.time_ns() // 1000):
@@ -98,7 +96,7 @@ class Send:
 
     def _frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
         handler = self._events.get(type(frame))
-        if handler is None or channel is not self._queue:
+        if handler is None or channel is not self._queue or not _is_sound(frame):
             if descriptor >= 0:
                 os.close(descriptor)
             channel.close()
@@ -116,9 +114,7 @@ class Send:
             try:
                 content += os.pread(descriptor, limit if is_whole else MAX_HEADER, 0)
             except OSError as error:
-                journal.note(
-                    journal.ERROR, f"{frame.number}: cannot read the message for its bounce: {error.strerror}"
-                )
+                journal.note(journal.ERROR, f"{frame.number}: cannot read the message for its bounce: {error.strerror}")
                 is_whole = False
             finally:
                 os.close(descriptor)
@@ -140,9 +136,7 @@ class Send:
             try:
                 descriptor = os.dup(command.token)
             except OSError as error:  # no descriptor is free: as good as a lost service
-                journal.note(
-                    journal.WARNING, f"{order.number}: cannot hand on its descriptor: {error.strerror}"
-                )
+                journal.note(journal.WARNING, f"{order.number}: cannot hand on its descriptor: {error.strerror}")
                 self._service.loop.call_soon(reported, None, -1)
                 return
         caller.ask(reported, frames.Order, *order[1:], descriptor=descriptor)
@@ -171,6 +165,13 @@ class Send:
     def _answer(self, command: frames.Frame) -> None:
         if self._queue:
             self._queue.send(command)
+
+
+def _is_sound(frame: frames.Frame) -> bool:
+    """Return whether the parallel lists of a frame from the queue are equally long."""
+    if isinstance(frame, frames.Job):
+        return len(frame.indexes) == len(frame.recipients)
+    return not isinstance(frame, frames.Finish) or len(frame.notes) == len(frame.recipients)
 
 
 def build(shell: Service) -> None:

@@ -121,9 +121,7 @@ def test_a_message_too_large_goes_back_as_its_header_section() -> None:
 
 
 def test_a_double_bounce_says_so() -> None:
-    _, parts = parts_of(
-        composed((b"a@b", bounce.note(b"5.1.1", 550, b"", b"no")), is_double=True, sender=b"")
-    )
+    _, parts = parts_of(composed((b"a@b", bounce.note(b"5.1.1", 550, b"", b"no")), is_double=True, sender=b""))
     assert b"--- Below this line is the original bounce.\n" in text_of(parts[0])
     assert qsbmf(text_of(parts[0])) == [(b"a@b", b"no")]
 
@@ -140,9 +138,7 @@ def test_eight_bits_are_announced_where_they_are_and_nowhere_else() -> None:
 
 
 def test_an_address_beyond_ascii_is_reported_as_rfc_6533_says() -> None:
-    content = composed(
-        ("jürgen@bücher.example".encode(), bounce.note(b"5.1.1", 550, b"", "unzustellbar: ü".encode()))
-    )
+    content = composed(("jürgen@bücher.example".encode(), bounce.note(b"5.1.1", 550, b"", "unzustellbar: ü".encode())))
     _, parts = parts_of(content)
     assert parts[0].get_content_charset() == "utf-8"
     assert qsbmf(text_of(parts[0]))[0] == ("jürgen@bücher.example".encode(), "unzustellbar: ü".encode())
@@ -171,9 +167,7 @@ def test_a_note_is_bounded() -> None:
 
 
 @given(st.binary(max_size=40), st.integers(0, 999), st.binary(max_size=40), st.binary(max_size=400))
-def test_a_note_reads_back_as_it_was_made_whatever_it_is_made_of(
-    status: bytes, code: int, peer: bytes, text: bytes
-) -> None:
+def test_a_note_reads_back_as_it_was_made_whatever_it_is_made_of(status: bytes, code: int, peer: bytes, text: bytes) -> None:
     made = bounce.note(status, code, peer, text)
     read = bounce.parse_note(made)
     assert bounce.note(*read) == made
@@ -233,9 +227,7 @@ def test_a_hundred_thousand_failures_fit_in_one_frame() -> None:
         (b"list-owner-@host-@[]", b"user", b"list-owner-@host-@[]"),
     ],
 )
-def test_verp_senders_expand_to_one_for_each_recipient(
-    sender: bytes, recipient: bytes, expanded: bytes
-) -> None:
+def test_verp_senders_expand_to_one_for_each_recipient(sender: bytes, recipient: bytes, expanded: bytes) -> None:
     assert verp.is_verp(sender)
     assert verp.expand(sender, recipient) == expanded
     assert verp.collect(sender) == b"list-owner-@host"

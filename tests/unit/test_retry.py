@@ -23,10 +23,7 @@ WEEK = 604_800
 )
 def test_without_jitter_attempts_are_at_the_squares(is_local: bool, ages: list[int]) -> None:
     for age, then in itertools.pairwise(ages):
-        assert (
-            retry.next_attempt(BIRTH, BIRTH + age * retry.SECOND, is_local, 0.0)
-            == BIRTH + then * retry.SECOND
-        )
+        assert retry.next_attempt(BIRTH, BIRTH + age * retry.SECOND, is_local, 0.0) == BIRTH + then * retry.SECOND
 
 
 def test_a_late_attempt_does_not_shift_those_after_it() -> None:

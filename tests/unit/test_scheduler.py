@@ -48,9 +48,7 @@ def brain(**files: bytes) -> Brain:
     return Brain(configured(**files), lambda: 0.0)
 
 
-def job(
-    *recipients: bytes, number: int = 1, sender: bytes = b"s@away.example", birth: int = BIRTH
-) -> frames.Job:
+def job(*recipients: bytes, number: int = 1, sender: bytes = b"s@away.example", birth: int = BIRTH) -> frames.Job:
     indexes = [10 + place for place in range(len(recipients))]
     return frames.Job(number, birth, 0, b"smtp", sender, indexes, list(recipients), 5, b"\nx\n", 0)
 
@@ -63,9 +61,7 @@ def report(order: frames.Order, outcomes: bytes, text: bytes = b"said") -> Repor
     count = len(outcomes)
     return Reported(
         order.tag,
-        frames.Report(
-            order.tag, outcomes, [250] * count, [b"5.1.1"] * count, [text] * count, [b"peer"] * count
-        ),
+        frames.Report(order.tag, outcomes, [250] * count, [b"5.1.1"] * count, [text] * count, [b"peer"] * count),
     )
 
 
@@ -74,9 +70,7 @@ def orders(commands: list[Command]) -> list[frames.Order]:
 
 
 def answers(commands: list[Command]) -> list[Any]:
-    return [
-        command for command in commands if isinstance(command, (frames.Done, frames.Failed, frames.Deferred))
-    ]
+    return [command for command in commands if isinstance(command, (frames.Done, frames.Failed, frames.Deferred))]
 
 
 def records(commands: list[Command]) -> list[Record]:
@@ -146,8 +140,7 @@ def test_recipients_are_rewritten_and_grouped_by_lane() -> None:
         (b"remote:@.relayed.example", [b"b@x.relayed.example", b"d@y.relayed.example"], [13, 15]),
     ]
     assert all(
-        (order.number, order.birth, order.sender, order.content) == (1, BIRTH, b"s@away.example", b"\nx\n")
-        for order in found
+        (order.number, order.birth, order.sender, order.content) == (1, BIRTH, b"s@away.example", b"\nx\n") for order in found
     )
 
 
@@ -165,9 +158,7 @@ def test_a_verp_sender_is_expanded_with_the_rewritten_recipient_in_orders_of_the
     send = brain(virtualdomains=b"virt.example:prefix\n")
     found = orders(
         send.handle(
-            Arrived(
-                job(b"a@far.example", b"b@far.example", b"u@virt.example", sender=b"l-@host-@[]"), NO_TOKEN
-            ),
+            Arrived(job(b"a@far.example", b"b@far.example", b"u@virt.example", sender=b"l-@host-@[]"), NO_TOKEN),
             NOW,
         )
     )
@@ -181,9 +172,7 @@ def test_a_verp_sender_is_expanded_with_the_rewritten_recipient_in_orders_of_the
 def test_a_token_rides_with_each_order_and_is_released_once_when_all_is_settled() -> None:
     send = brain()
     first, second = [
-        command
-        for command in send.handle(Arrived(job(b"a@x.example", b"b@y.example"), 33), NOW)
-        if isinstance(command, Place)
+        command for command in send.handle(Arrived(job(b"a@x.example", b"b@y.example"), 33), NOW) if isinstance(command, Place)
     ]
     assert (first.token, first.order.descriptor, second.token) == (33, 1, 33)
     assert Release(33) not in send.handle(report(first.order, b"K"), NOW)
@@ -232,8 +221,7 @@ def test_an_attempt_that_started_after_the_lifetime_turns_temporary_into_permane
     commands = send.handle(report(order, b"Z", b"busy\n"), BIRTH + WEEK + 2)
     (failed,) = answers(commands)
     assert failed.note == (
-        b"5.4.7 250 peer\nbusy\nThis message has been in the queue too long; it is "
-        b"not tried again. (#5.4.7)\n"
+        b"5.4.7 250 peer\nbusy\nThis message has been in the queue too long; it is not tried again. (#5.4.7)\n"
     )
     assert records(commands)[0].values["outcome"] == "permanent"
 
@@ -250,9 +238,7 @@ def test_a_lost_service_is_temporary_within_a_minute_and_never_the_last_attempt(
     send = brain()
     (order,) = orders(send.handle(Arrived(job(*many(3)), NO_TOKEN), started))
     commands = send.handle(Reported(order.tag, None), started + 7)
-    assert answers(commands) == [
-        frames.Deferred(1, b"remote:far.example", started + 7 + 60 * retry.SECOND, [10, 11, 12])
-    ]
+    assert answers(commands) == [frames.Deferred(1, b"remote:far.example", started + 7 + 60 * retry.SECOND, [10, 11, 12])]
     assert {record.values["outcome"] for record in records(commands)} == {"temporary"}
 
 
@@ -268,9 +254,7 @@ def test_a_mangled_report_is_a_lost_one() -> None:
 def test_remote_limits_count_orders_and_local_ones_recipients() -> None:
     send = brain(concurrencyremote=b"3", concurrencylocal=b"60", destinationconcurrency=b"2")
     found = orders(
-        send.handle(
-            Arrived(job(*many(500), *many(200, b"host.example"), *many(500, b"other.example")), NO_TOKEN), NOW
-        )
+        send.handle(Arrived(job(*many(500), *many(200, b"host.example"), *many(500, b"other.example")), NO_TOKEN), NOW)
     )
     assert Counter(order.lane for order in found) == {
         b"local": 2,
@@ -287,9 +271,7 @@ def test_a_report_makes_room_for_the_next_order() -> None:
     assert (first.recipients, second.recipients) == ([b"a@x.example"], [b"b@y.example"])
 
 
-@pytest.mark.parametrize(
-    "name, recipient", [("concurrencylocal", b"a@host.example"), ("concurrencyremote", b"a@far.example")]
-)
+@pytest.mark.parametrize("name, recipient", [("concurrencylocal", b"a@host.example"), ("concurrencyremote", b"a@far.example")])
 def test_zero_holds_a_channel_until_a_reload(name: str, recipient: bytes) -> None:
     send = brain(**{name: b"0"})
     assert orders(send.handle(Arrived(job(recipient), NO_TOKEN), NOW)) == []
@@ -364,9 +346,7 @@ def test_nothing_starts_after_stopping_but_reports_are_still_answered() -> None:
 
 def finish(sender: bytes, count: int = 1) -> Finished:
     notes = [b"5.1.1 550 peer\nno\n"] * count
-    return Finished(
-        frames.Finish(4, BIRTH, 0, b"smtp", sender, many(count), notes, 5, b"", 0), b"Subject: x\n\n", True
-    )
+    return Finished(frames.Finish(4, BIRTH, 0, b"smtp", sender, many(count), notes, 5, b"", 0), b"Subject: x\n\n", True)
 
 
 @pytest.mark.parametrize(

@@ -370,3 +370,25 @@ def test_a_new_queue_connection_replaces_the_old_one(house: House) -> None:
         assert after.arrived.empty()
 
     run(house, scene)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        job(18, b"a@far.example")._replace(indexes=[1, 2]),
+        frames.Finish(18, 1, 0, b"smtp", b"", [b"a@far.example"], [], 0, b"", 0),
+        frames.Done(18, [0]),
+    ],
+)
+def test_a_frame_that_makes_no_sense_costs_its_connection_only(house: House, frame: Any) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        queue.send(frame)
+        await asyncio.wait_for(queue.closed.wait(), SECONDS)
+        queue = await house.connect("manage")
+        queue.send(job(19, b"a@far.example"))
+        remote = await house.remote.accept()
+        remote.send(report(await remote.frame(), b"K"))
+        assert await queue.frame() == frames.Done(19, [0])
+
+    run(house, scene)
