@@ -20,8 +20,10 @@ import itertools
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
-from qmaild.protocol.smtp_client import Event, Session, Step, Transaction
+from qmaild.protocol.smtp_client import Event, Result, Session, Step, Transaction
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "smtp_client").glob("*.txt"))
 PEER = b"192.0.2.1"
@@ -209,3 +211,50 @@ def test_an_address_that_would_be_a_command_is_never_sent(address: bytes) -> Non
         assert session.begin(transaction) == [Event.ENDED]
         assert session.take() == b""
         assert transaction.results[0] and transaction.results[0].outcome == PERMANENT
+
+
+lines_of_servers = st.lists(
+    st.sampled_from(
+        [b"220 a", b"250 a", b"250-PIPELINING", b"250 SIZE 5", b"354 a", b"421 a", b"450 4.1.1 a", b"550 5.1.1 a", b"", b"55"]
+    ),
+    max_size=14,
+)
+
+
+def played(data: list[bytes], is_lmtp: bool) -> tuple[list[Result | None], bytes, bool]:
+    """What two transactions come to, everything sent, and whether the session closed."""
+    session = Session(b"host.test", PEER, is_lmtp)
+    transactions = [Transaction(b"s@a.test", [b"r@b.test", b"q@b.test"], 3, False, False) for _ in range(2)]
+    begun, sent = 0, b""
+    for piece in data:
+        waiting = session.feed(piece)
+        sent += session.take()
+        while waiting:
+            event = waiting.pop(0)
+            if event is Event.BODY:
+                session.body_sent()
+            elif event in (Event.READY, Event.ENDED) and begun < 2 and not session.is_closed:
+                waiting += session.begin(transactions[begun])
+                begun += 1
+                sent += session.take()
+    was_closed = session.is_closed
+    session.lost(b"it closed the connection")
+    return [result for each in transactions[:begun] for result in each.results], sent, was_closed
+
+
+@given(lines_of_servers, st.booleans())
+def test_every_server_leaves_every_recipient_with_a_result(lines: list[bytes], is_lmtp: bool) -> None:
+    results, _, _ = played([line + b"\r\n" for line in lines], is_lmtp)
+    assert None not in results
+
+
+@given(lines_of_servers, st.booleans())
+def test_bytewise_gives_what_line_by_line_gives(lines: list[bytes], is_lmtp: bool) -> None:
+    data = [line + b"\r\n" for line in lines]
+    assert played(data, is_lmtp) == played([bytes([byte]) for byte in b"".join(data)], is_lmtp)
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_no_bytes_of_a_server_break_the_session(data: bytes, is_lmtp: bool) -> None:
+    results, _, _ = played([b"220 a\r\n250-a\r\n250 PIPELINING\r\n" + data, data], is_lmtp)
+    assert None not in results

@@ -231,6 +231,23 @@ def test_a_message_over_the_peers_size_is_refused_without_sending_it(tmp_path: P
     assert peer.connections == 1
 
 
+def test_a_long_order_that_the_session_refuses_itself_ends(tmp_path: Path) -> None:
+    descriptor = os.memfd_create("body")
+    os.truncate(descriptor, 6_000_000)
+    with Peer() as peer, host(tmp_path, f":[127.0.0.1]:{peer.port}") as (_, client):
+        client.send(order(recipients=20_000)._replace(descriptor=1), descriptor)
+        assert report(client).outcomes == b"D" * 20_000
+    os.close(descriptor)
+
+
+def test_a_report_of_many_long_replies_is_cut_to_fit_a_frame(tmp_path: Path) -> None:
+    reply = "550-" + "x" * 4900 + "\r\n550 no"
+    with Peer(lambda command, count: reply if command.startswith("RCPT") else None) as peer, \
+         host(tmp_path, f":[127.0.0.1]:{peer.port}") as (_, client):  # fmt: skip
+        done = carried_out(client, recipients=2000)
+    assert done.outcomes == b"D" * 2000 and 2000 < len(done.texts[0]) < 4000
+
+
 def test_a_body_that_cannot_be_read_is_temporary_and_sends_no_final_dot(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "body", os.O_RDWR | os.O_CREAT, 0o600)
     os.truncate(descriptor, 4_000_000)
