@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from . import own_root
 from .cgroups import ControlGroup
 from .network import Network, Place, remove_dead_runs, wait_until
 from .roots import MACHINE_PACKAGES, RELEASES, RootCopy, base_root
@@ -155,13 +156,14 @@ class Machine:
         raise RuntimeError(f"{self.name} ({self.release}) did not boot:\n{shown}")
 
     def _nspawn_argv(self) -> list[str]:
-        return [
+        words = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--settings=no", "--resolv-conf=off",
             "--timezone=off", f"--directory={self.root.path}", f"--machine={self.name}",
             f"--network-namespace-path={self.place.namespace.path}",
             # A machine owns its network. Without this, systemd 257 ignores PrivateNetwork=yes of its units.
             "--capability=CAP_NET_ADMIN",
         ]  # fmt: skip
+        return own_root.argv(words)
 
     def poweroff(self) -> None:
         """Shut down as an administrator does, and wait for the end."""
