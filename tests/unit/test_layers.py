@@ -1,0 +1,89 @@
+"""Who may import what: pure packages touch no machine, and each dependency has one importer."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+MODULES = sorted((TREE / "qmaild").rglob("*.py"))
+
+PURE = ("protocol", "message", "policy", "scheduler", "control")
+# What they may have of the standard library: no clock, no socket, no file, no chance, no process.
+PURE_LIBRARY = {
+    "__future__", "base64", "binascii", "bisect", "codecs", "collections", "collections.abc", "dataclasses",
+    "datetime", "enum", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math",
+    "operator", "quopri", "re", "string", "struct", "textwrap", "types", "typing", "unicodedata",
+}  # fmt: skip
+CLOCKS = {"now", "utcnow", "today"}  # datetime is for the calendar; the time of day is an argument
+
+# Each dependency and each native module has one importer.
+IMPORTERS = {
+    "aiosmtpd": "qmaild/runtime/smtp_server.py",
+    "dns": "qmaild/runtime/dns.py",
+    "systemd": "qmaild/runtime/service.py",
+    "qmaild._queue": "qmaild/queue/store.py",
+    "qmaild._system": "qmaild/runtime/system.py",
+}
+NATIVE = {"qmaild._queue", "qmaild._system"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The names of all modules that a module imports, at whatever depth it does."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            yield node.module
+            if node.module == "qmaild" or node.module.startswith("qmaild."):
+                yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(TREE))
+
+
+def package_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.relative_to(TREE).parts[1] in PURE], ids=name_of)
+def test_a_pure_module_imports_no_machine(path: Path) -> None:
+    for module in imports(path):
+        if module.startswith("qmaild."):
+            assert package_of(module) in PURE, module
+        elif module != "qmaild":
+            assert module in PURE_LIBRARY, module
+    called = {node.attr for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Attribute)}
+    assert not called & CLOCKS
+
+
+def test_each_dependency_has_its_one_importer() -> None:
+    found: dict[str, set[str]] = {}
+    for path in MODULES:
+        for module in imports(path):
+            top = module.split(".")[0]
+            if module in NATIVE:
+                found.setdefault(module, set()).add(name_of(path))
+            elif top not in sys.stdlib_module_names and top != "qmaild":
+                found.setdefault(top, set()).add(name_of(path))
+    assert found == {dependency: {importer} for dependency, importer in IMPORTERS.items()}
+
+
+@pytest.mark.parametrize("package", ["services", "commands"])
+def test_nobody_imports_what_is_started(package: str) -> None:
+    for path in MODULES:
+        if path.relative_to(TREE).parts[1] not in (package, "__main__.py"):
+            assert not [module for module in imports(path) if package_of(module) == package], name_of(path)
+
+
+def test_no_callback_that_needs_writable_code() -> None:
+    # MemoryDenyWriteExecute=yes: ffi.callback() fails there, def_extern() works.
+    for path in [*MODULES, *(TREE / "native").glob("*.py")]:
+        assert "ffi.callback" not in path.read_text(), name_of(path)
