@@ -177,15 +177,21 @@ def _listen(options: Any) -> int:
               "`qmaild standalone` has --port", file=sys.stderr)  # fmt: skip
         return 1
     chosen = SMTP_SOCKETS[options.where]
+    if not running.is_installed(chosen):
+        print(f"qmailctl: {chosen} is not installed; it comes with the package qmaild-mta", file=sys.stderr)
+        return 1
     other = next(name for name in SMTP_SOCKETS.values() if name != chosen)
     # A socket cannot be opened while its service holds the other one's descriptors (the port would close).
     running.systemctl("stop", "qmaild-smtpd.service")
-    running.systemctl("disable", "--now", other)
+    has_other = running.is_installed(other)  # the loopback socket comes with qmaild-mta
+    if has_other:
+        running.systemctl("disable", "--now", other)
     try:
         running.systemctl("enable", "--now", chosen)
     except running.SystemctlError:
         running.systemctl("disable", chosen)
-        running.systemctl("enable", "--now", other)
+        if has_other:
+            running.systemctl("enable", "--now", other)
         raise
     running.systemctl("start", "qmaild-smtpd.service")
     print(f"SMTP is served on port 25 of {'all addresses' if options.where == 'public' else 'this host only'}")

@@ -68,6 +68,11 @@ def units(names: Iterable[str]) -> list[Unit]:
     return found
 
 
+def is_installed(unit: str) -> bool:
+    """Whether systemd knows this unit."""
+    return systemctl("show", "--property=LoadState", "--value", unit).strip() != "not-found"
+
+
 def _standalone() -> set[str]:
     """Return the services of this tree that run, by their arguments and variables."""
     found = set()
