@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import os
 import select
+import signal
 import socket
 from collections import deque
 from typing import Any
@@ -23,6 +24,20 @@ MAX_WORKERS = 8  # programs of one user at a time
 _ANCILLARY = socket.CMSG_SPACE(16 * 4)
 
 Order = tuple[Any, int]
+
+
+class _End:
+    """SIGTERM ends the child between deliveries: at once while it rests, else when what it began is answered."""
+
+    def __init__(self) -> None:
+        self.is_resting = False
+        self.is_asked = False
+        signal.signal(signal.SIGTERM, self._asked)
+
+    def _asked(self, number: int, frame: object) -> None:
+        self.is_asked = True
+        if self.is_resting:
+            os._exit(0)
 
 
 class Inbox:
@@ -68,34 +83,44 @@ def serve(sock: socket.socket, host: bytes, has_programs: bool) -> None:
     """Answer orders until the end of the stream. A stream out of step raises ValueError."""
     sock.setblocking(True)
     deliverer = Deliverer(host, has_programs)
+    end = _End()
     if has_programs:
-        _Workers(sock, deliverer).run()
+        _Workers(sock, deliverer, end).run()
         return
     inbox = Inbox(sock)
-    while orders := inbox.take():
+    while not end.is_asked:
+        end.is_resting = True
+        orders = inbox.take()
+        end.is_resting = False
+        if not orders:
+            return
         sock.sendall(b"".join([frames.encode(answer) for answer in deliverer.answer(orders)]))
 
 
 class _Workers:
     """One forked process per order, a bounded number at a time; each leaves its answer in a pipe."""
 
-    def __init__(self, sock: socket.socket, deliverer: Deliverer) -> None:
+    def __init__(self, sock: socket.socket, deliverer: Deliverer, end: _End) -> None:
         self._sock = sock
         self._deliverer = deliverer
+        self._end = end
         self._inbox = Inbox(sock)
         self._waiting: deque[Order] = deque()
         self._running: dict[int, tuple[int, int, bytearray]] = {}  # pipe to (process, tag, answer so far)
 
     def run(self) -> None:
         is_open = True
-        while is_open or self._waiting or self._running:
+        while (is_open and not self._end.is_asked) or self._waiting or self._running:
             poll = select.poll()
             for pipe in self._running:
                 poll.register(pipe, select.POLLIN)
             # No more is read than can be begun: what waits, waits in the socket, where local sees it.
             if is_open and not self._waiting:
                 poll.register(self._sock.fileno(), select.POLLIN)
-            for ready, _ in poll.poll(0 if self._may_start() else None):
+            self._end.is_resting = not self._waiting and not self._running
+            events = poll.poll(0 if self._may_start() else None)
+            self._end.is_resting = False
+            for ready, _ in events:
                 if ready != self._sock.fileno():
                     self._collect(ready)
                 else:
@@ -117,6 +142,8 @@ class _Workers:
         if process == 0:
             try:
                 self._sock.close()  # or local would not notice our end
+                # A worker stays to tell the outcome: a stop of the unit ends its program, not it.
+                signal.signal(signal.SIGTERM, lambda number, frame: None)
                 answers = self._deliverer.answer([order])
                 with os.fdopen(writing, "wb") as out:
                     out.write(b"".join([frames.encode(answer) for answer in answers]))

@@ -19,7 +19,6 @@ from qmaild.policy.dotqmail import Envelope, Instruction, Kind
 from qmaild.protocol import frames
 from qmaild.protocol.frames import SUCCESS
 
-PROGRAM_SECONDS = 3600.0  # all program lines of one delivery. Differs: qmail waits for ever
 NULL_FILE = b"/dev/null"  # Differs: as a file line it throws away, as it does in /etc/aliases everywhere
 
 NO_MAILBOX = permanent(b"5.1.1", b"there is no mailbox of this name here")
@@ -64,7 +63,7 @@ class Deliverer:
                 plain.append((plan, _letter(plan, plan.instructions[0])))
             else:
                 answers.append(self._follow(plan))
-        for (plan, _), outcome in zip(plain, self._maildirs.deliver([letter for _, letter in plain])):
+        for (plan, _), outcome in zip(plain, self._maildirs.deliver([letter for _, letter in plain]), strict=True):
             text = b"did 1+0+0" if outcome.outcome == SUCCESS else outcome.text
             answers.append(frames.Delivered(plan.tag, outcome.outcome, outcome.enhanced, text, b"", []))
         for _, descriptor in orders:
@@ -121,7 +120,7 @@ class Deliverer:
         said: list[bytes] = []
         forwards: list[bytes] = []
         sender = _forward_sender(plan)
-        deadline = time.monotonic() + PROGRAM_SECONDS
+        deadline = time.monotonic() + dotqmail.PROGRAM_SECONDS
         for instruction in plan.instructions:
             is_last = False
             if instruction.kind is Kind.FORWARD:

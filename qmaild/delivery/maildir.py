@@ -6,6 +6,7 @@ disk folder by folder. Only then is anything a success.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Maildirs:
                 outcomes[place] = of_error(b"write to the Maildir", error)
         errors = system.write_out([each.descriptor for each in written])
         moved: dict[bytes, list[_Written]] = {}
-        for each, code in zip(written, errors):
+        for each, code in zip(written, errors, strict=True):
             try:
                 # After a failed fsync nothing is known about the data: the file is never trusted.
                 if code:
@@ -113,10 +114,8 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 def make(folder: bytes) -> None:
     """Make a Maildir, or what is missing of one, so that it outlives a power cut."""
     for part in (folder, folder + b"/tmp", folder + b"/new", folder + b"/cur"):
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o700)
-        except FileExistsError:
-            pass
     sync_folder(folder)
     sync_folder(os.path.dirname(folder) or b".")
 
@@ -131,7 +130,5 @@ def sync_folder(folder: bytes) -> None:
 
 
 def _remove(path: bytes) -> None:
-    try:
+    with contextlib.suppress(OSError):  # what is left in tmp is removed by readers after 36 hours
         os.unlink(path)
-    except OSError:
-        pass  # what is left in tmp is removed by readers after 36 hours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -49,11 +50,9 @@ def run(command: bytes, home: bytes, message: int, variables: dict[bytes, bytes]
         output, is_late = _listen(process.stdout.fileno(), watcher, deadline)
     finally:
         os.close(watcher)
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             # The group is still its own: the leader has not been waited for, so its number is not used again.
             os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         status = process.wait()
         process.stdout.close()
     return Ended(status, output, is_late)

@@ -47,7 +47,7 @@ def parse(content: bytes) -> Table:
 
 
 def parse_list(content: bytes) -> list[bytes]:
-    """Return the addresses of an :include: file: comma or line separated, # comments. Anything but an address raises AliasError."""
+    """Return the addresses of an :include: file, separated by commas or lines. Anything but an address raises AliasError."""
     found: list[bytes] = []
     for number, line in enumerate(content.split(b"\n"), 1):
         line = line.strip()

@@ -10,6 +10,7 @@ from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 
 MAX_NAME = 255  # a longer file name cannot exist
 NO_BOUNCE_SENDERS = (b"", b"#@[]")  # of a bounce and of a double bounce: never replaced by an -owner
+PROGRAM_SECONDS = 3600.0  # for all program lines of one delivery. Differs: qmail lets them run for ever
 
 EXIT_STOP = 99  # success, and the lines below are not run
 EXITS_PERMANENT = frozenset({100, 64, 65, 70, 76, 77, 78, 112})  # what qmail-local and sysexits.h call hopeless

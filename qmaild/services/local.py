@@ -1,4 +1,4 @@
-"""qmaild-local: takes orders from send and questions from the doors; decides whose child delivers, and delivers nothing itself."""
+"""qmaild-local: takes orders from send and questions from the doors; decides whose child delivers, delivers nothing itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from qmaild.delivery.dispatch import Dispatcher
 from qmaild.delivery.lookups import Lookups
-from qmaild.delivery.local import PROGRAM_SECONDS
+from qmaild.policy.dotqmail import PROGRAM_SECONDS
 from qmaild.protocol import frames
 from qmaild.runtime import paths, service
 from qmaild.runtime.accounts import Accounts

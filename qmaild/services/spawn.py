@@ -7,6 +7,7 @@ program unit is the same code in a looser sandbox.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import signal
 import socket
@@ -33,9 +34,11 @@ class Spawner:
         self._unit = unit
         self._has_programs = has_programs
         self._children: set[int] = set()
+        self._orderers: set[socket.socket] = set()
         self._clients = _clients()
         unit.accept(unit.name, self.connected)
         unit.is_busy = lambda: bool(self._children)
+        unit.on_stop = self.stop
         unit.status = lambda: f"{len(self._children)} deliverers"
         unit.loop.add_signal_handler(signal.SIGCHLD, self.reap)
 
@@ -45,6 +48,7 @@ class Spawner:
             return
         sock.setblocking(False)
         self._unit.connections += 1
+        self._orderers.add(sock)
         self._unit.loop.add_reader(sock.fileno(), self._readable, sock)
 
     def _readable(self, sock: socket.socket) -> None:
@@ -59,13 +63,17 @@ class Spawner:
             received.frombytes(content[: len(content) - len(content) % received.itemsize])
         version, uid = REQUEST.unpack(data) if len(data) == REQUEST.size else (0, 0)
         if version != VERSION or len(received) != 1 or flags & socket.MSG_CTRUNC:
-            self._unit.loop.remove_reader(sock.fileno())
-            self._unit.connections -= 1
-            sock.close()
+            self._drop(sock)
         elif len(self._children) < MAX_CHILDREN:
             self._fork(uid, received[0])
         for descriptor in received:
             os.close(descriptor)
+
+    def _drop(self, sock: socket.socket) -> None:
+        self._unit.loop.remove_reader(sock.fileno())
+        self._unit.connections -= 1
+        self._orderers.discard(sock)
+        sock.close()
 
     def _fork(self, uid: int, end: int) -> None:
         try:
@@ -104,6 +112,14 @@ class Spawner:
         child.serve(sock, self._unit.settings.me, self._has_programs)
         os._exit(0)
 
+    def stop(self) -> None:
+        """Take no more orders and ask the children to end between deliveries. Those of other uids systemd signals: we may not."""
+        for sock in list(self._orderers):
+            self._drop(sock)
+        for process in self._children:
+            with contextlib.suppress(PermissionError, ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+
     def reap(self) -> None:
         while self._children:
             try:
@@ -140,7 +156,7 @@ def _only(descriptor: int) -> socket.socket:
 
 
 def check_power() -> None:
-    """Raise ValueError unless we hold exactly the two capabilities of the unit: with more we would be a danger, with less of no use."""
+    """Raise ValueError unless we hold the two capabilities of the unit and no other: more is a danger, less is of no use."""
     with open("/proc/self/status", "rb") as file:
         lines = file.read().splitlines()
     for line in lines:

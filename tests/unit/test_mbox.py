@@ -55,7 +55,7 @@ def expected(content: bytes) -> bytes:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([b"From ", b">", b"\n", b"x", b"Fro", b"y" * 1500]), max_size=30).map(b"".join),
        st.integers(1, 9))  # fmt: skip
-def test_quoting_does_not_depend_on_where_the_chunks_end(tmp_path_factory: pytest.TempPathFactory, body: bytes, size: int) -> None:
+def test_quoting_does_not_depend_on_where_chunks_end(tmp_path_factory: pytest.TempPathFactory, body: bytes, size: int) -> None:
     class Chunked(Contents):
         def chunks(self):  # type: ignore[no-untyped-def]
             yield from (self.content[place : place + size] for place in range(0, len(self.content), size))

@@ -111,7 +111,7 @@ def test_the_mailbox_unit_runs_no_program_and_does_nothing_of_such_a_file(tmp_pa
 
 
 def test_programs_of_one_delivery_share_one_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmaild.delivery.local.PROGRAM_SECONDS", 0.3)
+    monkeypatch.setattr("qmaild.policy.dotqmail.PROGRAM_SECONDS", 0.3)
     answer = deliver(tmp_path, b"|echo tired; sleep 1000\n")
     assert answer == frames.Delivered(
         5, TEMPORARY, b"4.3.0", b"tired\nthe program took too long and was ended", b"", [])  # fmt: skip
