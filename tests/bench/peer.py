@@ -88,6 +88,8 @@ class Peer(ABC):
         wanted = messages * workload.recipients
         if workload.held:
             self.await_held(messages)
+            if self.sink.recipients() != self._sunk_before:
+                raise LoadError(f"{self.name} has delivered what it should hold")
         elif workload.is_relayed:
             await_count(
                 lambda: self.sink.recipients() - self._sunk_before, wanted, f"{self.name}: at the sink"
