@@ -49,7 +49,7 @@ class Service:
         self.on_exit: Callable[[], None] = lambda: None
         self._acceptors: list[tuple[socket.socket, Callable[[socket.socket], None]]] = []
         self.stop_seconds = STOP_SECONDS  # doors let a message under way end; below the unit's TimeoutStopSec=
-        self._idle_since = time.monotonic()
+        self.idle_since = time.monotonic()
         self._stop_by = 0.0
         for number, socket_name in daemon.listen_fds_with_names().items():
             listener = socket.socket(fileno=number)
@@ -92,7 +92,7 @@ class Service:
 
     def touch(self) -> None:
         """Work was done: the idle clock starts again."""
-        self._idle_since = time.monotonic()
+        self.idle_since = time.monotonic()
 
     def stop(self) -> None:
         """Begin to stop: accept nothing more, let what is under way end, be gone in stop_seconds at most."""
@@ -134,7 +134,7 @@ class Service:
         limit = self.settings.idleexit
         if self.connections or self.channels or self.is_busy():
             self.touch()
-        elif limit and time.monotonic() - self._idle_since >= limit and not self.is_stopping:
+        elif limit and time.monotonic() - self.idle_since >= limit and not self.is_stopping:
             # A connection may be waiting at this moment: take it rather than leave it to a fresh start.
             if not any([self._accept(listener, made) for listener, made in self._acceptors]):
                 self.stop()

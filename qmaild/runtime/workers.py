@@ -8,6 +8,7 @@ With one worker there is no supervisor: the service is that process.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import signal
@@ -66,12 +67,19 @@ def _run_worker(name: str, build: Build) -> None:
     def build_worker(service: Service) -> None:
         service.listeners.pop("control", None)
         build(service)
-        has_work = service.is_busy
-        service.is_busy = lambda: True
+        configure = service.on_reload
+        beaten = 0.0
+
+        def stay() -> None:
+            service.settings = dataclasses.replace(service.settings, idleexit=0)
+            configure()
 
         def beat() -> None:
+            nonlocal beaten
+            has_worked = service.idle_since > beaten
+            beaten = time.monotonic()
             with contextlib.suppress(OSError):  # a supervisor that is gone is noticed by end of file
-                pulse.send(b"%d\n" % (service.connections + has_work()))
+                pulse.send(b"%d\n" % (service.connections or service.is_busy() or has_worked))
             service.loop.call_later(PULSE_SECONDS, beat)
 
         def heard() -> None:
@@ -81,6 +89,8 @@ def _run_worker(name: str, build: Build) -> None:
 
         service.loop.add_signal_handler(signal.SIGHUP, lambda: service.commands[b"reload"]([]))
         service.loop.add_reader(pulse.fileno(), heard)
+        service.on_reload = stay
+        stay()
         beat()
 
     run_service(name, build_worker)
@@ -93,7 +103,7 @@ class _Worker:
         self.process = process
         self.pulse = pulse
         self.heard = time.monotonic()
-        self.connections = 0
+        self.connections = 1  # it is not idle before it has said so
 
 
 class Supervisor:
@@ -129,6 +139,7 @@ class Supervisor:
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
+        self._count_connections()
         self._service.loop.add_reader(ours.fileno(), self._heard, worker)
 
     def _heard(self, worker: _Worker) -> None:
@@ -141,7 +152,7 @@ class Supervisor:
             return
         worker.heard = time.monotonic()
         worker.connections = int(said.split()[-1])
-        self._service.connections = sum(each.connections for each in self._workers)
+        self._count_connections()
 
     def _lost(self, worker: _Worker) -> None:
         self._service.loop.remove_reader(worker.pulse.fileno())
@@ -149,10 +160,13 @@ class Supervisor:
         worker.process.kill()  # it has closed its pulse: it is gone, or of no use
         code = worker.process.wait()
         self._workers.remove(worker)
-        self._service.connections = sum(each.connections for each in self._workers)
+        self._count_connections()
         if not self._service.is_stopping:
             journal.note(journal.WARNING, f"worker {worker.process.pid} ended ({code}); starting another")
             self._service.loop.call_later(RESTART_SECONDS, self._add)
+
+    def _count_connections(self) -> None:
+        self._service.connections = sum(each.connections for each in self._workers)
 
     def _watch(self) -> None:
         oldest = time.monotonic() - SILENT_SECONDS

@@ -14,6 +14,7 @@ from qmaild.protocol import frames, netstring
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0  # no answer in this time is a failure
+NETWORK = ("smtp", "qmqp")  # sockets that are TCP: their numbers are in `ports`
 
 # The child moves the sockets to 3, 4, ... and names itself in LISTEN_PID, as sd_listen_fds(3) wants it.
 _START = """
@@ -40,10 +41,15 @@ class Running:
         self.control = control
         self.name = name
         listeners = []
+        self.ports: dict[str, int] = {}
         for each in sockets:
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(self._path_of(each)))
-            listener.listen(100)
+            if each in NETWORK:
+                listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+                self.ports[each] = listener.getsockname()[1]
+            else:
+                listener = socket.socket(socket.AF_UNIX)
+                listener.bind(str(self._path_of(each)))
+                listener.listen(100)
             listeners.append(listener)
         environment = {
             **os.environ, "PYTHONPATH": str(ROOT), "QMAILD_CONTROL": str(control), "QMAILD_RUN": str(self._run),
