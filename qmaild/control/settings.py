@@ -59,7 +59,7 @@ class Settings:
     me: bytes = setting(kinds.host, lambda settings: settings["me"], "*",
         "The fully qualified name of this host, default of many others.", "/etc/mailname, else the host's own name")  # fmt: skip
     # --- what is ours
-    locals: frozenset[bytes] = setting(kinds.names, _local_names, "send smtpd qmqpd local",
+    locals: frozenset[bytes] = setting(kinds.names, _local_names, "send smtpd qmqpd local inject",
         "Domains whose local parts are users of this host.", "me and localhost")  # fmt: skip
     virtualdomains: dict[bytes, bytes] = setting(kinds.mapping, {}, "send smtpd qmqpd local",
         "domain:prefix, user@domain:prefix, .suffix:prefix or :prefix; an empty prefix is an exception.")  # fmt: skip
