@@ -1,13 +1,13 @@
 """Sessions of inject's clients, one coroutine each: sendmail, qmail-inject, qmail-queue, mailq, newaliases.
 
-Knows who the client is (SO_PEERCRED), what it may hold and what it is told; messages are runtime/posting.py's.
+Knows who the client is (SO_PEERCRED), what it may hold and is told; messages are posting.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from qmaild.control import events
@@ -33,7 +33,7 @@ LIST_LIMIT = 500  # messages the queue looks at for one question
 LINGER_SECONDS = 600.0  # for a client that does not take its answer
 PID_LIMIT = 4194304  # Linux's highest: numbers above it are ours
 
-Post = Callable[["Session", Invocation], Awaitable[None]]
+Work = Callable[["Session", Invocation], Awaitable[None]]
 
 
 class ClientLost(Exception):
@@ -41,16 +41,17 @@ class ClientLost(Exception):
 
 
 class Door:
-    """What all sessions share. post: what is done with a message."""
+    """What all sessions share. works: what is done for a client that brings input, by kind."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, caller: Caller, settings: Callable[[], Settings], post: Post
-    ) -> None:
+        self, loop: asyncio.AbstractEventLoop, caller: Caller, settings: Callable[[], Settings],
+        works: Mapping[Kind, Work],
+    ) -> None:  # fmt: skip
         self.loop = loop
         self.caller = caller
         self.intake = Intake(caller)
         self.settings = settings
-        self.post = post
+        self.works = works
         self.people = people.People()
         self.turns = Turns(MAX_ACTIVE, MAX_WAITING)
         self._unique = PID_LIMIT
@@ -160,15 +161,13 @@ class Session:
         except invocation.UsageError as error:
             self.exit(self.failures.usage, str(error))
             return
-        if request.kind in (Kind.MESSAGE, Kind.RAW):
-            await self.door.post(self, request)
+        if request.kind in self.door.works:
+            await self.door.works[request.kind](self, request)
         elif request.kind is Kind.LIST:
             await self._list()
         elif request.kind is Kind.ALIASES:
             problems = await people.check_aliases()
             self.exit(self.failures.unacceptable if problems else 0, "; ".join(problems))
-        elif request.kind is Kind.DIALOGUE:
-            self.exit(self.failures.usage, "-bs is not served; use -t, or SMTP to port 25 of this host")
         else:
             self.exit(0)
 

@@ -11,7 +11,7 @@ from typing import Any
 from qmaild.control import events
 from qmaild.message import envelope, fields, inject
 from qmaild.message.dates import field_date
-from qmaild.message.invocation import Invocation, Kind
+from qmaild.message.invocation import Invocation
 from qmaild.protocol import frames
 from qmaild.runtime import journal
 from qmaild.runtime.injection import Session
@@ -31,14 +31,21 @@ class Refusal(Exception):
         self.text = text
 
 
-async def post(session: Session, request: Invocation) -> None:
-    """Take the session's message, hand it over and end the session."""
+async def compose(session: Session, request: Invocation) -> None:
+    """qmail-inject: take the session's message, hand it over and end the session."""
     posting = Posting(session)
+    await _refusing(session, posting, posting.composed(request))
+
+
+async def raw(session: Session, request: Invocation) -> None:
+    """qmail-queue, likewise."""
+    posting = Posting(session)
+    await _refusing(session, posting, posting.raw())
+
+
+async def _refusing(session: Session, posting: Posting, work: Awaitable[None]) -> None:
     try:
-        if request.kind is Kind.RAW:
-            await posting.raw()
-        else:
-            await posting.composed(request)
+        await work
     except Refusal as refusal:
         session.refuse(refusal.code, refusal.text, refusal.enhanced)
     finally:
@@ -61,7 +68,8 @@ class Posting:
         frame = await self._session.next(frames.Data, frames.EndOfInput)
         return frame.content if isinstance(frame, frames.Data) else None
 
-    async def _write(self, content: bytes) -> None:
+    async def write(self, content: bytes) -> None:
+        """Add to the message, at the speed at which the queue takes it."""
         limit = self._door.settings().databytes
         self._size += len(content)
         if limit and self._size > limit:
@@ -88,7 +96,7 @@ class Posting:
             raise Refusal(self._session.failures.unacceptable, b"5.6.0", str(error)) from None
         if request.shows:
             await self._session.print(b"Return-Path: <" + message.sender + b">\n")
-        put: Put = self._session.print if request.shows else self._write
+        put: Put = self._session.print if request.shows else self.write
         await put(message.section)
         await self._body(ends, body, is_ended, put)
         if request.shows or not message.recipients:
@@ -138,7 +146,7 @@ class Posting:
                 is_header = is_header and section.feed(content) is None
             except fields.SectionTooLong:
                 is_header = False
-            await self._write(content)
+            await self.write(content)
         if fields.hops(section.fields) > self._door.settings().maxhops:
             raise Refusal(envelope.REFUSED, b"5.4.6", "the message is in a loop")
         try:
@@ -165,6 +173,13 @@ class Posting:
 
     async def _hand_over(self, sender: bytes, recipients: list[bytes]) -> None:
         """Give the message to the queue and tell the client what became of it."""
+        answer = await self.stored(sender, recipients)
+        if not isinstance(answer, frames.Accepted):
+            raise self._refusal(answer)
+        self._session.exit(0)
+
+    async def stored(self, sender: bytes, recipients: list[bytes]) -> frames.Accepted | frames.Refused | None:
+        """Give the message to the queue and return its answer; None: it was lost."""
         peer = self._session.peer
         origin = b"uid %d" % peer.uid
         trace = b"Received: (qmaild %d invoked by %b); %b\n" % (peer.pid, origin, field_date(int(time.time())))
@@ -173,14 +188,13 @@ class Posting:
             flags |= frames.FLAG_UTF8
         decided: asyncio.Future[Any] = self._door.loop.create_future()
         self.draft.finish(decided.set_result, trace, flags, origin, sender, recipients)
-        answer = await decided
-        if not isinstance(answer, frames.Accepted):
-            raise self._refusal(answer)
-        self._session.exit(0)
-        journal.record(
-            events.ACCEPTED, message=answer.number, sender=sender, recipients=len(recipients),
-            bytes=self._size + len(trace), peer=origin, protocol="local", took=time.monotonic() - self._started,
-        )  # fmt: skip
+        answer: frames.Accepted | frames.Refused | None = await decided
+        if isinstance(answer, frames.Accepted):
+            journal.record(
+                events.ACCEPTED, message=answer.number, sender=sender, recipients=len(recipients), peer=origin,
+                bytes=self._size + len(trace), protocol="local", took=time.monotonic() - self._started,
+            )  # fmt: skip
+        return answer
 
     def _refusal(self, answer: frames.Refused | None) -> Refusal:
         failures = self._session.failures

@@ -167,6 +167,41 @@ def test_qmail_queue_refuses_a_loop(house: House) -> None:
     assert house.qmail_queue(b"Received: x\n" * 101 + b"\n", b"F\0Tr@x\0\0") == 31
 
 
+def test_bs_speaks_smtp(house: House) -> None:
+    """A dialogue: each reply is there before the next command is written."""
+    with subprocess.Popen([house.programs / "sendmail", "-bs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=house.environment) as process:  # fmt: skip
+        assert process.stdin and process.stdout
+
+        def say(text: bytes) -> bytes:
+            assert process.stdin and process.stdout
+            process.stdin.write(text)
+            process.stdin.flush()
+            while (line := process.stdout.readline())[3:4] == b"-":
+                pass
+            return line[:3]
+
+        assert process.stdout.readline().startswith(b"220 ")
+        assert say(b"EHLO me\r\n") == b"250"
+        for number in range(2):
+            assert say(b"MAIL FROM:<bs@x.example>\n") == b"250"  # LF alone: written by hand
+            assert say(b"RCPT TO:<bs%d@elsewhere.example>\r\n" % number) == b"250"
+            assert say(b"DATA\r\n") == b"354"
+            assert say(b"Subject: x\r\n\r\n..dot\r\n.\r\n") == b"250"
+        assert say(b"VRFY somebody\r\n") == b"252"
+        assert say(b"RCPT TO:<early@x.example>\r\n") == b"503"
+        assert say(b"QUIT\r\n") == b"221"
+        assert process.wait(SECONDS) == 0
+    listed = house.listed()
+    assert all(any(f"bs{number}@elsewhere.example" in line for line in listed) for number in range(2))
+
+
+def test_bs_that_ends_in_the_message_sends_nothing(house: House) -> None:
+    done = house.run("sendmail", "-bs", message=b"MAIL FROM:<>\r\nRCPT TO:<cut@x.example>\r\nDATA\r\nhalf a li")
+    assert done.returncode == 75
+    assert not any("cut@x.example" in line for line in house.listed())
+
+
 def test_newaliases_tells_file_and_line(house: House) -> None:
     aliases = house.directory / "aliases"
     aliases.write_text("root: joe\nno colon\n")
