@@ -23,7 +23,8 @@
    I8  A copy of a message is its record, then its facts, again, under the same number. On replay a copy moves the
        message and keeps the states that are known; facts can be said twice without harm.
    I9  A message with a pending `ends` or `serves` about it is not copied until that commit is decided.
-   I10 A message number is given once: headers carry the next number, and replay goes past every number it sees.
+   I10 The number of a durable message is never given again, nor any twice in one run: headers carry the next number,
+       and replay goes past every number it sees. (One whose record a crash took was never promised.)
    I11 A large message's own file and its directory entry are durable before the record that names it is appended;
        the file is unlinked only after the end of the message is durable. Files no record names go at open.
    I12 Sizes read from disk are hostile: each is checked against what surrounds it before it is used.
@@ -39,7 +40,7 @@
            DIR/large/NUMBER  sixteen hex digits; the body of a large message
 
    SEGMENT HEADER   96 bytes at offset 0, again at size - 4096; integers little-endian here and below
-       0  u64 "qmaildsg"     8 u32 version = 1      12 u32 CRC32C of bytes 16..95
+       0  u64 "qmaildsg"     8 u32 version = 1      12 u32 CRC32C of 0..11 and 16..95
       16  u64 generation    24 u64 stamp            32 u64 segment size
       40  u64 previous generation (0: none)         48 u64 where the previous generation ends
       56  u64 oldest: generations below are void    64 u64 next message number    72 zero

@@ -187,9 +187,9 @@ static int head_read(struct queue *q, struct segment *segment, uint64_t *adopted
 {
     struct segment copy = *segment;
     uint8_t head[SEGMENT_HEAD];
-    uint64_t places[2] = { 0, segment->size - SEGMENT_TAIL };
+    uint64_t length_found = segment->size, places[2] = { 0, segment->size - SEGMENT_TAIL };
 
-    for (size_t place = 0; place < 2; place++) {
+    for (size_t place = 0; place < (length_found < SEGMENT_START + SEGMENT_TAIL ? 1 : 2); place++) {
         int64_t got = q->system.read(q->system.context, segment->fd, head, sizeof head, places[place]);
         int known;
         if (got < 0)
@@ -200,6 +200,7 @@ static int head_read(struct queue *q, struct segment *segment, uint64_t *adopted
                              segment->name, FORMAT_VERSION, take32(head + 8));
         if (known && copy.generation > segment->generation) {
             copy.intact = 1;
+            copy.bad = copy.closed = copy.size != length_found; /* somebody cut it: take out what is left */
             *segment = copy;
         }
     }
@@ -234,10 +235,11 @@ static int segment_load(struct queue *q, uint32_t name, struct segment **out)
         error = q->system.size(q->system.context, segment->fd, &segment->size);
     if (error < 0)
         code = io_failure(q, error, path);
-    else if (segment->size >= Q_SEGMENT_MIN && segment->size <= Q_SEGMENT_MAX && segment->size % 4096 == 0)
+    else if (segment->size <= Q_SEGMENT_MAX)
         code = head_read(q, segment, &adopted);
-    segment->limit = segment->size - SEGMENT_TAIL;
-    segment->closed = adopted != 0;
+    segment->limit = segment->size > SEGMENT_TAIL ? (segment->size - SEGMENT_TAIL) & ~UINT64_C(7) : 0;
+    if (adopted)
+        segment->bad = segment->closed = 1;
     *out = segment;
     return code;
 }
@@ -294,7 +296,7 @@ static int mark_chain(struct segment **all, size_t count, uint64_t oldest, uint8
 
 static void take_spare(struct queue *q, struct segment *segment)
 {
-    if (q->spare || segment->size != q->options.segment_bytes) {
+    if (q->spare || segment->bad || segment->size != q->options.segment_bytes) {
         segment_discard(q, segment, 1);
         return;
     }

@@ -143,15 +143,19 @@ static uint32_t parts_fill(struct queue *q, const struct message *message, const
 
 static void put_off(struct queue *q, struct message *message, int64_t now)
 {
-    if (message->finish != NONE)
-        group_wait(q, message->finish, now + READ_RETRY);
+    int64_t later = now + READ_RETRY;
+
+    if (message->finish != NONE && q->groups[message->finish].place != NOT_IN_HEAP)
+        group_wait(q, message->finish, later);
     for (uint32_t index = 0; index < message->count; index++)
         if (is_named(q, message, index, DUE_ONES, now))
-            group_wait(q, message->slots[index], now + READ_RETRY);
+            group_wait(q, message->slots[index], later);
 }
 
 int queue_due(struct queue *q, int64_t now, struct queue_job *job)
 {
+    if (now > INT64_MAX - READ_RETRY - 1)
+        now = INT64_MAX - READ_RETRY - 1; /* there must be a later */
     while (q->heap_used && q->groups[q->heap[0]].due <= now) {
         struct message *message = q->groups[q->heap[0]].message;
         int finish = message->finish == q->heap[0];

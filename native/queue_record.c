@@ -135,6 +135,11 @@ void runs_fill(uint8_t *at, const uint32_t *indexes, uint32_t count)
     }
 }
 
+static uint32_t head_checksum(const uint8_t *head)
+{
+    return crc32c(crc32c(0, head, 12), head + 16, SEGMENT_HEAD - 16);
+}
+
 void segment_head_fill(uint8_t *head, const struct segment *segment)
 {
     memset(head, 0, SEGMENT_HEAD);
@@ -147,18 +152,19 @@ void segment_head_fill(uint8_t *head, const struct segment *segment)
     put64(head + 48, segment->previous_end);
     put64(head + 56, segment->oldest);
     put64(head + 64, segment->next_number);
-    put32(head + 12, crc32c(0, head + 16, SEGMENT_HEAD - 16));
+    put32(head + 12, head_checksum(head));
 }
 
 int segment_head_take(const uint8_t *head, struct segment *segment)
 {
-    if (memcmp(head, "qmaildsg", 8) != 0 || take32(head + 12) != crc32c(0, head + 16, SEGMENT_HEAD - 16))
+    if (memcmp(head, "qmaildsg", 8) != 0 || take32(head + 12) != head_checksum(head))
         return 0;
     if (take32(head + 8) != FORMAT_VERSION)
         return Q_FORMAT;
-    if (take64(head + 32) != segment->size || take64(head + 16) == 0 || take64(head + 16) >> 62 ||
-        take64(head + 64) >> 62)
-        return 0; /* no disk lasts that long: these counters never wrap */
+    if (take64(head + 32) < Q_SEGMENT_MIN || take64(head + 32) > Q_SEGMENT_MAX || take64(head + 32) % 4096 ||
+        take64(head + 16) == 0 || take64(head + 16) >> 62 || take64(head + 64) >> 62)
+        return 0; /* 62 bits: no disk lasts that long, so these counters never wrap */
+    segment->size = take64(head + 32);
     segment->generation = take64(head + 16);
     segment->stamp = take64(head + 24);
     segment->previous = take64(head + 40);

@@ -1,0 +1,108 @@
+/* The machine dies at call n, or call n fails; it comes back, and the promises are checked.
+   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice (the power goes) or eio, enospc
+   (call n fails), dying, full (all writes from call n on fail). Prints "points N". A broken promise aborts. */
+#include "model.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void recover_and_check(void)
+{
+    forget_tickets();
+    if (open_queue() != Q_OK)
+        broken("it does not open again", ENTRIES, 0);
+    check();
+    drain();
+    let_go();
+    if (open_queue() != Q_OK)
+        broken("it does not open when drained", ENTRIES, 0);
+    check();
+    let_go();
+}
+
+/* Die at call n; "twice": be killed, with the cache kept, then die again at any call of the recovery or soon after. */
+static int crash_point(const char *mode, uint64_t seed, uint64_t n)
+{
+    enum disk_loss loss = strcmp(mode, "lost") == 0 ? LOST : strcmp(mode, "kept") == 0 ? KEPT : TORN;
+
+    start_over(seed, n);
+    disk_crash_at(disk, n);
+    run_workload();
+    if (!disk_is_dead(disk))
+        return 0;
+    let_go();
+    if (strcmp(mode, "twice") == 0) {
+        if (n % 2)
+            disk_kill(disk);
+        else
+            disk_restart(disk, TORN);
+        disk_crash_at(disk, 1 + disk_random(disk, 60));
+        forget_tickets();
+        if (open_queue() == Q_OK) {
+            check();
+            for (uint32_t more = 0; more < 20 && !disk_is_dead(disk); more++)
+                step(more);
+        }
+        let_go();
+    }
+    disk_restart(disk, loss);
+    recover_and_check();
+    return 1;
+}
+
+/* Call n fails, once or from then on; then the power goes as well. */
+static int failure_point(const char *mode, uint64_t seed, uint64_t n)
+{
+    int error = strcmp(mode, "enospc") == 0 || strcmp(mode, "full") == 0 ? ENOSPC : EIO;
+    int lasting = strcmp(mode, "full") == 0 || strcmp(mode, "dying") == 0;
+    uint64_t calls;
+
+    start_over(seed, n);
+    disk_fail_at(disk, n, error, lasting);
+    run_workload();
+    calls = disk_calls(disk);
+    disk_fail_at(disk, 0, 0, 0);
+    if (q) {
+        check();
+        settle();
+        check();
+    }
+    if (q && n % 3 == 0)
+        drain();
+    if (n % 2 == 0)
+        let_go();
+    disk_crash_at(disk, 1);
+    let_go();
+    disk_restart(disk, n % 4 < 2 ? LOST : TORN);
+    recover_and_check();
+    return calls >= n;
+}
+
+int main(int count, char **words)
+{
+    char text[128];
+    uint64_t points = 0, seed, stride;
+    int is_failure;
+
+    if (count != 5)
+        return 100;
+    is_failure = strcmp(words[1], "eio") == 0 || strcmp(words[1], "enospc") == 0 || strcmp(words[1], "dying") == 0 ||
+                 strcmp(words[1], "full") == 0;
+    seed = strtoull(words[2], NULL, 10);
+    stride = strtoull(words[4], NULL, 10);
+    for (uint64_t n = strtoull(words[3], NULL, 10);; n += stride) {
+        int more;
+        snprintf(text, sizeof text, "%s, workload %llu, call %llu", words[1], (unsigned long long)seed,
+                 (unsigned long long)n);
+        doing = text;
+        more = is_failure ? failure_point(words[1], seed, n) : crash_point(words[1], seed, n);
+        disk_free(disk);
+        if (!more)
+            break;
+        points++;
+    }
+    printf("points %llu\n", (unsigned long long)points);
+    return 0;
+}

@@ -1,0 +1,172 @@
+/* Segments that somebody damaged: bits flipped, ranges overwritten, files cut. Opening never fails for it, and every message that
+   no damage touched is there with its content. Usage: damage SEED ROUNDS. Prints "points N". */
+#include "model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILES_MOST 64
+#define HURTS_MOST 16
+
+struct hurt {
+    const uint8_t *file;
+    uint64_t from, to;
+};
+
+static struct hurt hurts[HURTS_MOST];
+static uint32_t hurt_count;
+static uint64_t safe[ENTRIES];
+static size_t safe_count;
+
+static void hurt(uint8_t *bytes, uint64_t from, uint64_t to)
+{
+    hurts[hurt_count++] = (struct hurt){ bytes, from, to };
+}
+
+static void damage_once(void)
+{
+    uint64_t *size, files = 0, from, length;
+    uint8_t *bytes;
+
+    while (disk_bytes(disk, "/q/segments", files, &size))
+        files++;
+    bytes = disk_bytes(disk, "/q/segments", disk_random(disk, files), &size);
+    from = disk_random(disk, *size ? *size : 1);
+    length = 1 + disk_random(disk, 300);
+    if (from + length > *size)
+        return;
+    switch (disk_random(disk, 8)) {
+    case 0: /* cut */
+        hurt(bytes, from, UINT64_MAX);
+        *size = from;
+        break;
+    case 1: /* overwritten with what looks like our own */
+        hurt(bytes, from, from + length);
+        memmove(bytes + from, bytes + 4096, length);
+        break;
+    case 2: /* zeros */
+        hurt(bytes, from, from + length);
+        memset(bytes + from, 0, length);
+        break;
+    case 3: /* a length that is absurd, where records stand */
+        from = 4096 + from % 4096 / 8 * 8;
+        hurt(bytes, from, from + 4);
+        memset(bytes + from, 0xff, 4);
+        break;
+    default: /* one bit */
+        hurt(bytes, from, from + 1);
+        bytes[from] ^= (uint8_t)(1u << disk_random(disk, 8));
+    }
+}
+
+/* Both headers of a segment hit, or one and the rest cut: then its records may go with it. */
+static int headers_are_hit(void)
+{
+    for (uint32_t one = 0; one < hurt_count; one++)
+        for (uint32_t two = 0; two < hurt_count; two++)
+            if (hurts[one].file == hurts[two].file && hurts[one].from < 96 && hurts[two].to > SEGMENT - 4096)
+                return 1;
+    return 0;
+}
+
+static uint64_t field(const uint8_t *at, int bytes)
+{
+    uint64_t value = 0;
+
+    while (bytes--)
+        value = value << 8 | at[bytes];
+    return value;
+}
+
+/* Is any record with this number under a wound, in the bytes as they were? */
+static int is_touched(uint64_t number, uint8_t *const *before, uint8_t *const *files, const uint64_t *sizes, size_t count)
+{
+    for (size_t file = 0; file < count; file++)
+        for (uint64_t at = 4096, length; at + 40 <= sizes[file]; at += length) {
+            length = 8;
+            if (field(before[file] + at, 4) != 0x31524d51)
+                continue;
+            length = field(before[file] + at + 32, 4);
+            if (length < 40 || length % 8 || length > sizes[file] - at) {
+                length = 8;
+                continue;
+            }
+            for (uint32_t wound = 0; wound < hurt_count; wound++)
+                if (hurts[wound].file == files[file] && hurts[wound].from < at + length && hurts[wound].to > at &&
+                    field(before[file] + at + 24, 8) == number)
+                    return 1;
+        }
+    return 0;
+}
+
+static void hurt_and_note(void)
+{
+    uint8_t *before[FILES_MOST], *files[FILES_MOST];
+    uint64_t sizes[FILES_MOST], numbers[ENTRIES], *size;
+    size_t count = 0, found = queue_list(q, 0, numbers, ENTRIES);
+
+    let_go();
+    for (; count < FILES_MOST && (files[count] = disk_bytes(disk, "/q/segments", count, &size)); count++) {
+        sizes[count] = *size;
+        before[count] = malloc(*size);
+        memcpy(before[count], files[count], *size);
+    }
+    hurt_count = 0;
+    for (uint64_t wounds = 1 + disk_random(disk, HURTS_MOST - 1); wounds; wounds--)
+        damage_once();
+    safe_count = 0;
+    for (size_t at = 0; at < found && !headers_are_hit(); at++)
+        if (!is_touched(numbers[at], before, files, sizes, count))
+            safe[safe_count++] = numbers[at];
+    while (count--)
+        free(before[count]);
+}
+
+static void look_after(void)
+{
+    static uint64_t numbers[ENTRIES];
+    struct queue_job job;
+    size_t found;
+
+    for (size_t at = 0; at < safe_count; at++) {
+        if (queue_show(q, safe[at], &job) != Q_OK)
+            broken("damage took a message it had not touched", ENTRIES, safe[at]);
+        content_check(job.record + job.content_offset, job.content_length);
+    }
+    found = queue_list(q, 0, numbers, ENTRIES);
+    for (size_t at = 0; at < found; at++) {
+        if (queue_show(q, numbers[at], &job) != Q_OK)
+            continue;
+        content_check(job.record + job.content_offset, job.content_length);
+    }
+    drain();
+}
+
+int main(int count, char **words)
+{
+    uint64_t seed, rounds, points = 0, kept = 0;
+    char text[64];
+
+    if (count != 3)
+        return 100;
+    seed = strtoull(words[1], NULL, 10);
+    rounds = strtoull(words[2], NULL, 10);
+    for (uint64_t round = 0; round < rounds; round++, points++) {
+        snprintf(text, sizeof text, "damage, seed %llu, round %llu", (unsigned long long)seed, (unsigned long long)round);
+        doing = text;
+        start_over(seed + round % 16, seed * 1000 + round);
+        run_workload();
+        hurt_and_note();
+        forget_tickets();
+        forget_numbers();
+        kept += safe_count;
+        if (open_queue() != Q_OK)
+            broken("damage keeps it from opening", ENTRIES, 0);
+        look_after();
+        let_go();
+        disk_free(disk);
+    }
+    printf("points %llu kept %llu\n", (unsigned long long)points, (unsigned long long)kept);
+    return 0;
+}

@@ -1,0 +1,92 @@
+"""The queue core dies at every system call, meets every failure, reads every damage, and keeps what it promised.
+
+The core is built with the address and undefined-behaviour sanitizers, over a simulated disk (disk.c), beside a model
+of what was promised (model.c). A broken promise or a sanitizer's finding ends the program with a word about it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "crash"
+FLAGS = [
+    "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
+    "-fno-sanitize-recover", "-Wall", "-Wextra", "-Werror", "-pthread",
+]  # fmt: skip
+WORKLOADS = range(1, 4)
+POINTS_EACH = 200  # a workload makes more calls than this; fewer tried means that the workload broke off
+SECONDS = 100
+
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The programs crash and damage, built with sanitizers."""
+    into = tmp_path_factory.mktemp("crash")
+    core = [str(path) for path in sorted((ROOT / "native").glob("queue*.c"))] + [str(ROOT / "native" / "crc32c.c")]
+    shared = [*core, str(HERE / "disk.c"), str(HERE / "model.c")]
+
+    def build(name: str) -> None:
+        subprocess.run(
+            ["cc", *FLAGS, f"-I{ROOT / 'native'}", f"-I{HERE}", *shared, str(HERE / f"{name}.c"), "-o", str(into / name)],
+            check=True, timeout=SECONDS,
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(build, ["crash", "damage"]))
+    return into
+
+
+def points_of(program: pathlib.Path, *words: object) -> int:
+    """Run it; return the number of points it tried, or fail with what it said."""
+    done = subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return int(done.stdout.split()[1])
+
+
+def tried(built: pathlib.Path, mode: str, record: Record) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda seed: points_of(built / "crash", mode, seed, 1, 1), WORKLOADS))
+    assert min(found) >= POINTS_EACH
+    record(f"points {mode}", sum(found))
+
+
+@pytest.mark.parametrize("mode", ["lost", "kept", "torn"])
+def test_power_lost_at_every_call_breaks_no_promise(
+    built: pathlib.Path, mode: str, record_property: Record
+) -> None:
+    tried(built, mode, record_property)
+
+
+def test_killed_or_cut_off_again_during_recovery_breaks_no_promise(
+    built: pathlib.Path, record_property: Record
+) -> None:
+    tried(built, "twice", record_property)
+
+
+@pytest.mark.parametrize("mode", ["eio", "enospc"])
+def test_any_call_failing_once_breaks_no_promise(built: pathlib.Path, mode: str, record_property: Record) -> None:
+    tried(built, mode, record_property)
+
+
+@pytest.mark.parametrize("mode", ["dying", "full"])
+def test_a_disk_that_fails_from_some_call_on_breaks_no_promise_and_is_used_again_when_it_recovers(
+    built: pathlib.Path, mode: str, record_property: Record
+) -> None:
+    tried(built, mode, record_property)
+
+
+def test_damaged_segments_cost_only_the_records_that_were_touched(
+    built: pathlib.Path, record_property: Record
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda seed: points_of(built / "damage", seed, 200), (1, 101)))
+    record_property("points damage", sum(found))
+    assert sum(found) == 400
