@@ -36,6 +36,11 @@ build/client: native/client.c
 	$(CC) -std=c11 -Wall -Wextra -Werror $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 	@ln -sf client build/sendmail
 
+# Manual pages of settings and services and the journal catalog: what the tables say.
+build/manual: packaging/generate.py $(wildcard qmaild/control/*.py)
+	$(PYTHON) packaging/generate.py $@
+	@touch $@
+
 # The server in the foreground below DIR (a folder of its own that goes away afterwards if none is given), after a
 # demonstration. ONCE=1 ends it then, with exit status 0 if everything arrived. PORT is SMTP's on 127.0.0.1.
 
