@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import time
 from pathlib import Path
 
 TOP = Path("/sys/fs/cgroup")
 # Where systemd keeps its tree: version 2 alone, version 2 beside 1, and the named hierarchy of version 1.
 TREES = (TOP, TOP / "unified", TOP / "systemd")
+END_SECONDS = 10  # what is killed dies within milliseconds, unless the disk is very busy
 
 
 class ControlGroup:
@@ -43,7 +46,22 @@ def remove_group(folder: Path) -> None:
 
 
 def remove_groups_of(pid: str) -> None:
-    """Remove what a dead run has left in every tree."""
+    """End what a dead run has left running in its groups, and remove them in every tree."""
     for tree in TREES:
         for folder in tree.glob(f"qmaild-test-{pid}-*"):
+            deadline = time.monotonic() + END_SECONDS
+            while (left := _processes(folder)) and time.monotonic() < deadline:
+                for process in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                time.sleep(0.02)
             remove_group(folder)
+
+
+def _processes(folder: Path) -> list[int]:
+    found = []
+    for procs in folder.rglob("cgroup.procs"):
+        # A group may go, or be one of threads, while we look.
+        with contextlib.suppress(OSError):
+            found += [int(word) for word in procs.read_text().split()]
+    return [process for process in found if process > 0]

@@ -25,6 +25,7 @@ def _machines_can_boot() -> None:
     pytest.skip(f"no test machines: {REASON}")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_unconfigure() -> None:
+    # After the runner's own closing lines, so that it cannot be overlooked.
     if REASON is not None:
-        terminalreporter.write_line(f"SYSTEM TESTS DID NOT RUN: {REASON}", red=True)
+        print(f"SYSTEM TESTS DID NOT RUN: {REASON}")
