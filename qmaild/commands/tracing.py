@@ -1,4 +1,4 @@
-"""`qmailctl trace NUMBER`: one message's life from the journal, and that of the bounces about it.
+"""`qmailctl trace NUMBER`: one message's life from the journal, and that of its bounces and forwards.
 
 Only records of our own accounts count: a user's program inside a unit can write to the journal too, and can
 give its records any field but _UID.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 
 from qmaild.runtime import paths, running
 
-MAX_MESSAGES = 100  # followed from one: bounces about it, and bounces about those
+MAX_MESSAGES = 100  # followed from one: its bounces and forwards, and theirs
+_FORWARDED = re.compile(r"\bqp (\d{1,20})\b")  # what local says of a forward that it put in the queue
 MAX_LINE = 1 << 20
 
 Record = dict[str, Any]
@@ -27,12 +29,12 @@ class NoJournal(Exception):
     """The journal cannot be read; the text says why."""
 
 
-class Shown(NamedTuple):
-    """One line of a trace."""
+class Life(NamedTuple):
+    """One message's records in order. how: "" for the one that was asked for, else bounce or forward."""
 
-    microseconds: int
     number: str
-    text: str
+    how: str
+    records: list[Record]
 
 
 def trace(number: str) -> int:
@@ -45,27 +47,38 @@ def trace(number: str) -> int:
     if not lives:
         print(f"qmailctl: the journal has no records of message {number}{_hint()}", file=sys.stderr)
         return 1
-    for place, (each, records) in enumerate(lives):
-        if place:
-            print(f"\nbounce {each}")
-        print("\n".join(lines(records)))
+    for life in lives:
+        if life.how:
+            print(f"\n{life.how} {life.number}")
+        print("\n".join(lines(life.records)))
     return 0
 
 
-def follow(number: str) -> Iterator[tuple[str, list[Record]]]:
-    """Yield (message number, its records in order) for the message and every bounce that its records name."""
+def follow(number: str) -> Iterator[Life]:
+    """Yield the life of the message, then those of every bounce and forward that the records name."""
     seen = {number}
-    waiting = [number]
+    waiting = [(number, "")]
     while waiting:
-        each = waiting.pop(0)
+        each, how = waiting.pop(0)
         records = sorted(_records(each), key=_when)
         if records:
-            yield each, records
-        for record in records:
-            bounce = record.get("QMAILD_BOUNCE", "")
-            if isinstance(bounce, str) and bounce.isdigit() and bounce not in seen and len(seen) < MAX_MESSAGES:
-                seen.add(bounce)
-                waiting.append(bounce)
+            yield Life(each, how, records)
+        for other, became in _others(records):
+            if other not in seen and len(seen) < MAX_MESSAGES:
+                seen.add(other)
+                waiting.append((other, became))
+
+
+def _others(records: list[Record]) -> Iterator[tuple[str, str]]:
+    """Yield (number, how it came about) of the messages that these records name."""
+    for record in records:
+        bounce = _text(record.get("QMAILD_BOUNCE"))
+        if bounce.isdigit():
+            yield bounce, "bounce"
+        # Another qmail says `qp` as well, of its own queue: only what happened here counts.
+        if record.get("QMAILD_CHANNEL") == "local" and record.get("QMAILD_OUTCOME") == "success":
+            for found in _FORWARDED.finditer(_text(record.get("QMAILD_TEXT"))):
+                yield found.group(1), "forward"
 
 
 def lines(records: list[Record]) -> Iterator[str]:

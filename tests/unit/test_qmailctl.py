@@ -184,8 +184,9 @@ def asked(directory: Path) -> list[str]:
 
 
 def test_listen_stops_the_service_before_it_swaps_the_sockets(stand_in: Path) -> None:
+    (stand_in / "ANSWER").write_text("loaded\n")
     assert qmailctl.main(["listen", "public"]) == 0
-    assert asked(stand_in) == [
+    assert [line for line in asked(stand_in) if not line.startswith("show ")] == [
         "stop qmaild-smtpd.service",
         "disable --now qmaild-smtpd-loopback.socket",
         "enable --now qmaild-smtpd.socket",
@@ -196,10 +197,20 @@ def test_listen_stops_the_service_before_it_swaps_the_sockets(stand_in: Path) ->
 def test_listen_puts_the_old_socket_back_when_the_new_one_fails(
     stand_in: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (stand_in / "ANSWER").write_text("loaded\n")
     (stand_in / "FAIL").write_text("enable --now qmaild-smtpd-loopback.socket\n")
     assert qmailctl.main(["listen", "loopback"]) == 1
     assert asked(stand_in)[-2:] == ["disable qmaild-smtpd-loopback.socket", "enable --now qmaild-smtpd.socket"]
     assert "it failed" in capsys.readouterr().err
+
+
+def test_listen_changes_nothing_for_a_socket_that_is_not_installed(
+    stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stand_in / "ANSWER").write_text("not-found\n")
+    assert qmailctl.main(["listen", "loopback"]) == 1
+    assert all(line.startswith("show ") for line in asked(stand_in))
+    assert "qmaild-mta" in capsys.readouterr().err
 
 
 def test_a_failed_service_is_seen_in_systemctls_answer(stand_in: Path) -> None:
@@ -264,6 +275,18 @@ def test_a_trace_is_in_order_and_follows_bounces(tree: Path, capsys: pytest.Capt
     ]  # fmt: skip
     assert lines[3:5] == ["", "bounce 8"]
     assert lines[5].endswith("the bounce")
+
+
+def test_a_trace_follows_forwards_of_this_host_only(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = {"QMAILD_OUTCOME": "success", "QMAILD_TEXT": "did 0+1+0 qp 6"}
+    (tree / "journal").write_text(
+        record(5, 1, "forwarded", QMAILD_CHANNEL="local", **done) + record(6, 2, "the forward")
+        + record(6, 3, "sent on", QMAILD_CHANNEL="remote", **{**done, "QMAILD_TEXT": "ok 1 qp 7"}) + record(7, 4, "not it")
+    )  # fmt: skip
+    assert qmailctl.main(["--standalone", str(tree), "trace", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "\n\nforward 6\n" in out
+    assert "not it" not in out
 
 
 def test_bounces_that_name_each_other_end(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
