@@ -7,6 +7,7 @@ from math import isqrt
 SECOND = 1_000_000  # all times are microseconds since the epoch
 LOCAL_SKIP, REMOTE_SKIP = 10, 20
 MAX_JITTER = 0.1  # of the interval: what failed together does not come back together
+HOLD_SECONDS = 300  # a channel on hold is looked at again after this
 TROUBLE_SECONDS = 60  # our own services are back long before the curve would ask them again
 
 
@@ -23,6 +24,11 @@ def next_attempt(birth: int, now: int, is_local: bool, jitter: float) -> int:
 def after_trouble(birth: int, now: int, is_local: bool, jitter: float) -> int:
     """Return when to try again after an attempt that never took place, because a service of ours was lost."""
     return min(next_attempt(birth, now, is_local, jitter), now + TROUBLE_SECONDS * SECOND)
+
+
+def after_hold(now: int, jitter: float) -> int:
+    """Return when to look again whether the channel is still on hold."""
+    return now + int(HOLD_SECONDS * SECOND * (1 + MAX_JITTER * jitter))
 
 
 def is_last(birth: int, started: int, lifetime: int) -> bool:

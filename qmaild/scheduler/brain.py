@@ -7,7 +7,7 @@ is only recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from qmaild.control.settings import Settings
@@ -93,9 +93,9 @@ class Brain:
             return
         job = Job(frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients))
         self._jobs.add(job)
-        self._route(job, range(count))
+        self._route(job, range(count), now, commands)
 
-    def _route(self, job: Job, positions: Any) -> None:
+    def _route(self, job: Job, positions: Iterable[int], now: int, commands: list[Command]) -> None:
         """Rule 12: where a recipient goes is decided now, from the settings of now."""
         lanes: dict[bytes, list[int]] = {}
         settings = self._settings
@@ -104,7 +104,19 @@ class Brain:
             job.addresses[position] = target.address
             lanes.setdefault(routes.lane_of(target, settings.smtproutes), []).append(position)
         for name, members in lanes.items():
-            self._lanes.add(name, job, members, job.is_verp)
+            if not self._lanes.add(name, job, members, job.is_verp):
+                due = retry.after_hold(now, job.jitter)
+                indexes = [job.frame.indexes[position] for position in members]
+                commands.append(frames.Deferred(job.frame.number, name, due, indexes))
+                self._close(job, len(members), commands)
+
+    def _close(self, job: Job, recipients: int, commands: list[Command]) -> None:
+        """So many recipients of the job need nothing more; with the last one the job goes."""
+        job.open -= recipients
+        if not job.open and not job.is_lost:
+            self._jobs.remove(job)
+            if job.token != NO_TOKEN:
+                commands.append(Release(job.token))
 
     def _start(self, now: int, commands: list[Command]) -> None:
         for lane, job, positions in self._lanes.take():
@@ -126,12 +138,7 @@ class Brain:
             self._give_back(attempt, now, commands)
         else:
             self._answer(attempt, event.report, now, commands)
-        job = attempt.job
-        job.open -= len(attempt.positions)
-        if not job.open and not job.is_lost:
-            self._jobs.remove(job)
-            if job.token != NO_TOKEN:
-                commands.append(Release(job.token))
+        self._close(attempt.job, len(attempt.positions), commands)
 
     def _answer(self, attempt: Attempt, report: frames.Report, now: int, commands: list[Command]) -> None:
         frame = attempt.job.frame
@@ -196,7 +203,7 @@ class Brain:
         waiting = self._lanes.clear()
         self._lanes.limit(event.settings)
         for job, positions in waiting:
-            self._route(job, positions)
+            self._route(job, positions, now, commands)
 
     def _lost(self, event: Lost, now: int, commands: list[Command]) -> None:
         self._lanes.clear()

@@ -15,6 +15,7 @@ from qmaild.control.settings import Settings
 from qmaild.policy.routes import LOCAL_LANE
 
 LOCAL_BATCH = 50  # recipients of one order: local answers when the slowest of them has ended
+MAX_HELD = 1000  # recipients of a channel on hold in memory; more would fill the queue's window for the other
 REMOTE_BATCH = 100  # what RFC 5321 4.5.3.1.8 obliges every server to take in one transaction
 
 
@@ -50,12 +51,16 @@ class Lane:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Channel:
-    """local or remote: limit and lane_limit bound what is in flight: recipients if local, else orders."""
+    """local or remote: limit and lane_limit bound what is in flight: recipients if local, else orders.
+
+    waiting counts recipients that wait for their turn.
+    """
 
     is_local: bool
     limit: int = 0
     lane_limit: int = 0
     busy: int = 0
+    waiting: int = 0
     turns: deque[Lane] = dataclasses.field(default_factory=deque)
 
 
@@ -76,14 +81,22 @@ class Lanes:
         for lane in self._lanes.values():
             self._queue_up(lane)
 
-    def add(self, name: bytes, job: Any, positions: list[int], is_single: bool) -> None:
-        """Let recipients wait in the lane. is_single: each needs an order of its own (a VERP sender)."""
+    def add(self, name: bytes, job: Any, positions: list[int], is_single: bool) -> bool:
+        """Let recipients wait in the lane; False if its channel is on hold and keeps no more of them.
+
+        is_single: each recipient needs an order of its own (a VERP sender).
+        """
+        channel = self.local if name == LOCAL_LANE else self.remote
+        if not channel.limit and channel.waiting + len(positions) > MAX_HELD:
+            return False
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = Lane(name, self.local if name == LOCAL_LANE else self.remote)
-        batch = 1 if is_single else LOCAL_BATCH if lane.channel.is_local else REMOTE_BATCH
+            lane = self._lanes[name] = Lane(name, channel)
+        batch = 1 if is_single else LOCAL_BATCH if channel.is_local else REMOTE_BATCH
         lane.shares.append(Share(job, positions, batch))
+        channel.waiting += len(positions)
         self._queue_up(lane)
+        return True
 
     @property
     def is_ready(self) -> bool:
@@ -103,6 +116,7 @@ class Lanes:
                 cost = len(positions) if channel.is_local else 1
                 lane.busy += cost
                 channel.busy += cost
+                channel.waiting -= len(positions)
                 self._queue_up(lane)
                 yield lane, share.job, positions
 
@@ -121,15 +135,16 @@ class Lanes:
         for lane in self._lanes.values():
             lane.shares.clear()
             lane.is_in_turn = False
-        self.local.turns.clear()
-        self.remote.turns.clear()
+        for channel in (self.local, self.remote):
+            channel.turns.clear()
+            channel.waiting = 0
         self._lanes = {name: lane for name, lane in self._lanes.items() if lane.busy}
         return waiting
 
     @property
     def waiting(self) -> int:
         """Recipients that wait for their turn."""
-        return sum(share.left for lane in self._lanes.values() for share in lane.shares)
+        return self.local.waiting + self.remote.waiting
 
     def _queue_up(self, lane: Lane) -> None:
         if lane.shares and not lane.is_in_turn and lane.busy < lane.channel.lane_limit:

@@ -16,7 +16,7 @@ from qmaild.control.settings import Settings, parse
 from qmaild.policy import retry
 from qmaild.protocol import frames
 from qmaild.scheduler.brain import Brain
-from qmaild.scheduler.lanes import LOCAL_BATCH, REMOTE_BATCH
+from qmaild.scheduler.lanes import LOCAL_BATCH, MAX_HELD, REMOTE_BATCH
 from qmaild.scheduler.moves import (
     NO_TOKEN,
     Arrived,
@@ -277,6 +277,19 @@ def test_zero_holds_a_channel_until_a_reload(name: str, recipient: bytes) -> Non
     assert orders(send.handle(Arrived(job(recipient), NO_TOKEN), NOW)) == []
     assert (send.jobs, send.waiting) == (1, 1)
     assert [order.recipients for order in orders(send.handle(Changed(configured()), NOW))] == [[recipient]]
+
+
+def test_a_channel_on_hold_keeps_a_bounded_number_in_memory_and_leaves_the_other_alone() -> None:
+    send = brain(concurrencyremote=b"0")
+    for number in range(1, MAX_HELD + 1):
+        assert send.handle(Arrived(job(b"a@far.example", number=number), NO_TOKEN), NOW) == []
+    commands = send.handle(Arrived(job(b"a@far.example", b"b@host.example", number=5000), 9), NOW)
+    assert answers(commands) == [frames.Deferred(5000, b"remote:far.example", NOW + 300 * retry.SECOND, [10])]
+    assert records(commands) == []
+    (order,) = orders(commands)
+    assert order.recipients == [b"b@host.example"]
+    assert send.handle(report(order, b"K"), NOW)[-1] == Release(9)
+    assert (send.jobs, send.waiting) == (MAX_HELD, MAX_HELD)
 
 
 def test_a_reload_routes_again_what_waits() -> None:
