@@ -29,7 +29,7 @@ _LONG_UTF8 = re.compile(rf"[^\n]{{{MAX_LINE_UTF8}}}(?=[^\n])")
 
 
 class Note(NamedTuple):
-    """One failure. status: enhanced code; code: reply code, 0 if no server spoke; peer: who said the text."""
+    """One failure. status: enhanced code; code: reply code, 0 if no server spoke; peer: who spoke."""
 
     status: bytes
     code: int
@@ -169,13 +169,19 @@ def _recipient_fields(recipient: bytes, each: Note) -> bytes:
         b"Action: failed\n",
         b"Status: %b\n" % each.status,
     ]
-    peer = _NOT_ASCII.sub(b"?", each.peer)
-    if peer:
-        fields.append(b"Remote-MTA: dns; %b\n" % peer)
+    if each.peer:
+        fields.append(b"Remote-MTA: %b\n" % _mta(_NOT_ASCII.sub(b"?", each.peer)))
     lines = _NOT_ASCII.sub(b"?", each.text).rstrip(b"\n").split(b"\n")
     said = b"smtp; %d " % each.code if each.code else b"x-qmaild; "
     fields.append(b"Diagnostic-Code: " + said + b"\n ".join(line for line in lines if line.strip()) + b"\n")
     return b"".join(fields)
+
+
+def _mta(peer: bytes) -> bytes:
+    """Return the type and name of a peer that is host[address]:port, an address, or the path of an LMTP socket."""
+    if peer.startswith(b"/"):
+        return b"x-unix; " + peer
+    return b"dns; " + (peer.partition(b"[")[0] or peer)
 
 
 def _copy_part(copy: bytes, is_whole: bool) -> bytes:

@@ -114,6 +114,20 @@ def test_a_bounce_is_a_report_of_three_parts_about_every_failure() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "peer, shown",
+    [
+        (b"mx.far.example[192.0.2.1]:25", "dns; mx.far.example"),
+        (b"[192.0.2.1]:25", "dns; [192.0.2.1]:25"),
+        (b"/run/lmtp", "x-unix; /run/lmtp"),
+        (b"", None),
+    ],
+)
+def test_the_remote_mta_is_named_by_its_host(peer: bytes, shown: str | None) -> None:
+    _, parts = parts_of(composed((b"a@far.example", bounce.note(b"5.1.1", 550, peer, b"no"))))
+    assert status_groups(parts[1])[1]["Remote-MTA"] == shown
+
+
 def test_a_message_too_large_goes_back_as_its_header_section() -> None:
     _, parts = parts_of(composed((b"a@b", b""), original=b"Subject: large\n", is_whole=False))
     assert parts[2].get_content_type() == "text/rfc822-headers"
