@@ -40,7 +40,7 @@ class Caller:
         self._idle: asyncio.TimerHandle | None = None
         self._backlog: list[tuple[frames.Frame, int]] = []
         self._backlog_bytes = 0
-        self.on_drained: Callable[[], None] | None = None  # the server has taken everything
+        self.on_drained: Callable[[], None] | None = None  # the server has taken everything, or is lost
         self._tries = 0
 
     @property
@@ -149,3 +149,5 @@ class Caller:
         waiting, self._waiting = self._waiting, {}
         for done in waiting.values():
             done(None, -1)
+        if self.on_drained:
+            self.on_drained()

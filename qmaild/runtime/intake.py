@@ -1,7 +1,7 @@
 """How a door hands a message to the queue: whole if it is small, as it streams in if it is large.
 
 Memory is bounded twice: a message is held here only up to MAX_WHOLE bytes, and all messages together up to
-MAX_HELD; beyond either it is streamed. A door stops reading its client while `is_congested`.
+MAX_HELD; beyond either it is streamed. A door reads no more of any message while `is_congested`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qmaild.runtime.caller import Caller
 MAX_WHOLE = 256 << 10  # a message up to here goes as one frame: the queue keeps those in its segments
 MAX_HELD = 64 << 20  # of all messages under way; more are streamed from their next piece on
 MAX_STREAMS = 200  # below what the queue takes on one connection
-HIGH_WATER = 1 << 20  # bytes that the queue has not taken: above it nothing more is read from large messages
+HIGH_WATER = 1 << 20  # bytes that the queue has not taken: above it nothing more is read from clients
 PIECE = 64 << 10  # of one Data frame
 
 Answer = frames.Accepted | frames.Refused | None
@@ -57,10 +57,6 @@ class Intake:
             for go_on in waiting:
                 go_on()
 
-    def lost(self) -> None:
-        """A stream's answer came early: whoever waits for room must look again."""
-        self._drained()
-
 
 class Draft:
     """One message on its way to the queue: write() pieces, then finish() or abort(), once."""
@@ -76,10 +72,6 @@ class Draft:
         self._done: Answered | None = None
         self._is_answered = False  # early: the rest of a stream is of no use
         self._answer: Answer = None
-
-    @property
-    def is_streaming(self) -> bool:
-        return self._tag != 0
 
     def write(self, text: bytes) -> None:
         """Take the next piece of the content."""
@@ -153,5 +145,3 @@ class Draft:
         self._answer = answer
         if self._done:
             self._done(answer)
-        else:
-            self._intake.lost()

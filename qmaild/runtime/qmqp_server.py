@@ -105,7 +105,7 @@ class Connection:
     def _read_if_possible(self) -> None:
         if not self._stream or self._stream.is_closing():
             return
-        if self._draft and self._draft.is_streaming and self._server.intake.is_congested:
+        if self._draft and self._server.intake.is_congested:
             self._stream.pause_reading()
             self._server.intake.when_drained(self._read_if_possible)
         else:

@@ -204,8 +204,8 @@ class Connection(aiosmtpd.SMTP):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        draft, intake = self._draft, self._server.intake
-        is_congested = draft is not None and draft.is_streaming and intake.is_congested
+        intake = self._server.intake
+        is_congested = self._draft is not None and intake.is_congested
         wanted = not (is_congested or self._is_choked or self._grammar.buffered > MAX_BUFFERED)
         if is_congested and self._is_reading:
             intake.when_drained(self._read_if_possible)

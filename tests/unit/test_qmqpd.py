@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from qmaild.protocol import frames
 from qmaild.protocol.netstring import encode, encode_all
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from qmaild.control.settings import Settings, parse
 from qmaild.policy import clients
 from qmaild.policy import smtp as policy
@@ -36,7 +37,9 @@ def test_clients_are_among_their_networks() -> None:
 
 
 # Without rcpthosts, locals and virtualdomains are open; what only a relay client may do is refused to strangers.
-HOUSE = {"locals": b"host.test\n", "virtualdomains": b"virtual.test:alice\none@single.test:alice\n", "percenthack": b"host.test\n"}
+HOUSE = {
+    "locals": b"host.test\n", "virtualdomains": b"virtual.test:alice\none@single.test:alice\n", "percenthack": b"host.test\n",
+}  # fmt: skip
 LOCAL, FINE, REFUSED = "asked", replies.RECIPIENT_OK, policy.NO_RELAY
 
 

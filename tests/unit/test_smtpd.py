@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -481,3 +480,26 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+
+
+@pytest.mark.parametrize("lines", [1, 20000])
+def test_with_the_queue_itself_what_was_accepted_survives_its_death(
+    place: Path, monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(place / "queue"))
+    with Running("smtpd", ["smtp"], place) as smtpd, Client(smtpd.ports["smtp"]) as client:
+        client.reply()
+        with Running("queue", ["intake", "control"], place) as queue:
+            said = client.message((b"x" * 70 + b"\r\n") * lines, b"<a@b.test>", b"<c@d.test>")
+            assert said.startswith(b"250 2.0.0 ok ")
+            queue.process.kill()
+            queue.process.wait(SECONDS)
+        assert client.message(b"x\r\n", b"<a@b.test>", b"<c@d.test>")[:9] == b"451 4.3.0"
+        for name in ("intake", "control/queue"):
+            (place / "run" / f"{name}.sock").unlink()
+        with Running("queue", ["intake", "control"], place) as queue:
+            control = queue.client("control")
+            control.send(frames.Command(1, [b"show", said.split()[-1], b"json"]))
+            shown = json.loads(control.receive()[0].text)
+            assert shown["bytes"] > 71 * lines
+            assert client.message(b"x\r\n", b"<a@b.test>", b"<c@d.test>").startswith(b"250 2.0.0 ok ")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from qmaild.message.trace import Hops, received
 
 
@@ -51,5 +54,5 @@ def test_how_the_pieces_are_cut_changes_nothing(lines: list[bytes], cuts: list[i
     header = lines[: lines.index(b"\n")] if b"\n" in lines else lines
     expected = sum(line.lower().startswith((b"received", b"delivered")) for line in header)
     places = sorted({0, len(text), *[cut for cut in cuts if cut < len(text)]})
-    assert count(*[text[a:b] for a, b in zip(places, places[1:], strict=False)]) == expected
+    assert count(*[text[a:b] for a, b in itertools.pairwise(places)]) == expected
     assert count(*[text[i : i + 1] for i in range(len(text))]) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -93,10 +94,8 @@ def test_no_bytes_upset_the_parser_and_what_it_gives_is_clean(argument: bytes) -
 def test_no_argument_makes_the_parser_slow(hostile: bytes) -> None:
     begun = time.process_time()
     for _ in range(20):
-        try:
+        with contextlib.suppress(addresses.PathError):
             addresses.parse(b"TO:<" + hostile, b"TO:")
-        except addresses.PathError:
-            pass
     assert time.process_time() - begun < 1.0  # 50 ms each would be a thousand times what is right
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def scan(data: bytes, limit: int = NO_LIMIT, cuts: list[int] | None = None) -> t
     scanner = Scanner(limit)
     stored, taken = b"", 0
     places = [0, *(cuts or []), len(data)]
-    for start, stop in zip(places, places[1:], strict=False):
+    for start, stop in itertools.pairwise(places):
         if start == stop:
             continue
         text, used = scanner.feed(data[start:stop])
