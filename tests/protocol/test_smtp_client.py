@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 from qmaild.protocol.smtp_client import Event, Result, Session, Step, Transaction
 
