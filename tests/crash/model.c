@@ -423,7 +423,7 @@ void check(void)
     struct queue_counts counts;
     size_t found = queue_list(q, 0, numbers, ENTRIES);
     uint64_t undone = 0;
-    int there, sure, gone;
+    int there, sure, gone, served = 0;
 
     memset(seen, 0, sizeof seen);
     for (size_t at = 0; at < found; at++)
@@ -444,7 +444,8 @@ void check(void)
         if (seen[id].present && (there || sure))
             broken("a bounce beside its message", id, 0);
         for (uint32_t index = 0; index < entry->count; index++)
-            if (!seen[id].present && entry->acked && entry->asked[index] == FAILING && !entry->end_asked && !there && !gone)
+            if (!seen[id].present && entry->acked && entry->asked[index] == FAILING && !entry->end_asked && !there &&
+                !gone && (entry->sure[index] || !offspring(seen, FORWARD, id, index, &served, &sure)) && !served)
                 broken("a bounce is lost", id, index);
     }
 }
