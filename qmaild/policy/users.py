@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 ALIAS_USER = b"qmaild-alias"  # receives what belongs to nobody else
 MAX_NAME = 31  # qmail-getpw's bound on account names
 FIRST_USER = 1000  # accounts below belong to the system (Debian policy 9.2.2)
 DYNAMIC_UIDS = range(61184, 65536)  # systemd's DynamicUser= and, at the end, nobody
+
+_IN_NO_NAME = re.compile(rb"[\x00-\x20:/,\x7f]")
 
 
 class Candidate(NamedTuple):
@@ -24,15 +27,11 @@ def candidates(local: bytes) -> list[Candidate]:
     end = len(local)
     while end > 0:
         name = local[:end].lower()
-        if end <= MAX_NAME and _is_name(name):
+        if end <= MAX_NAME and not _IN_NO_NAME.search(name):
             dash = b"-" if end < len(local) else b""
             found.append(Candidate(name, dash, local[end + 1 :]))
         end = local.rfind(b"-", 0, min(end, MAX_NAME + 1))
     return found
-
-
-def _is_name(name: bytes) -> bool:
-    return not any(byte <= 32 or byte in b":/,\x7f" for byte in name)
 
 
 def may_receive(name: bytes, uid: int, system_users: frozenset[bytes]) -> bool:

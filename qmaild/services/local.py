@@ -19,6 +19,7 @@ from qmaild.runtime.resolver import Resolver
 
 SPAWN_SECONDS = 600.0  # a deliverer that answers nothing for so long hangs; an mbox lock alone may take 30 s
 PROGRAM_GRACE = 600.0  # beyond what the child itself allows its programs
+MAX_QUESTION = 16 << 10  # bytes of a look-up: one address
 
 
 def build(unit: service.Service) -> None:
@@ -43,7 +44,7 @@ def build(unit: service.Service) -> None:
             _out_of_step(channel, descriptor)
 
     unit.serve("local", ordered)
-    unit.serve("lookup", asked)
+    unit.serve("lookup", asked, limit=MAX_QUESTION)
     unit.is_busy = lambda: dispatcher.outstanding + lookups.outstanding > 0
     unit.status = lambda: f"{dispatcher.outstanding} orders, {mailboxes.count + programs.count} deliverers"
     unit.on_reload = accounts.forget

@@ -67,13 +67,13 @@ class House:
         return answer.outcome, answer.text
 
     @contextlib.contextmanager
-    def running(self, **settings: str) -> Iterator[tuple[Client, Client]]:
-        """Run the three services; yield a client of local's orders and one of its look-ups."""
-        with (
-            Running("spawn", ["spawn"], self.top, **settings),
-            Running("program", ["program"], self.top, **settings),
-            Running("local", ["local", "lookup"], self.top, **settings) as local,
-        ):
+    def running(self, programs: bool = False) -> Iterator[tuple[Client, Client]]:
+        """Run local and spawn, and program if told; yield a client of local's orders and one of its look-ups."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(Running("spawn", ["spawn"], self.top))
+            if programs:
+                stack.enter_context(Running("program", ["program"], self.top))
+            local = stack.enter_context(Running("local", ["local", "lookup"], self.top))
             orders, lookups = local.client("local"), local.client("lookup")
             try:
                 yield orders, lookups

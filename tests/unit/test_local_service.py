@@ -71,7 +71,7 @@ def test_a_program_line_runs_in_the_program_unit(house: House) -> None:
     (home / ".qmail-p-default").write_text('|echo "$EXT $DEFAULT $SENDER"; cat >out; exit 0\n./mbox\n')
     (home / ".qmail-no").write_text("|echo not today; exit 100\n")
     (home / ".qmail-later").write_text("|exit 111\n")
-    with house.running() as (orders, _):
+    with house.running(programs=True) as (orders, _):
         report = house.order(orders, b"bob-p-Q@h", b"bob-no@h", b"bob-later@h")
     assert report.outcomes == b"KDZ"
     assert report.texts[:2] == [b"p-Q Q from@x.test\ndid 1+0+1", b"not today"]
@@ -84,7 +84,7 @@ def test_a_program_that_hangs_does_not_hold_up_the_users_other_programs(house: H
     os.mkfifo(home / "fifo")
     (home / ".qmail-slow").write_text("|cat fifo\n")
     (home / ".qmail-fast").write_text("|echo fast\n")
-    with house.running() as (orders, _):
+    with house.running(programs=True) as (orders, _):
         slow = house.send_order(orders, b"bob-slow@h")
         assert house.order(orders, b"bob-fast@h").texts == [b"fast\ndid 0+0+1"]
         (home / "fifo").write_bytes(b"slow\n")
@@ -164,7 +164,7 @@ def test_aliases_come_before_accounts_and_change_without_a_restart(house: House,
 def test_an_alias_runs_programs_files_and_lists_as_the_alias_user(house: House, intake: Intake) -> None:
     (house.top / "list").write_text("a@x.test\n")
     house.aliases(f'x: "|cat >{house.top}/out; echo $USER", {house.top}/mbox, :include:{house.top}/list, b@x.test, /dev/null\n')
-    with house.running() as (orders, _):
+    with house.running(programs=True) as (orders, _):
         report = house.order(orders, b"x@h")
     assert report.texts == [b"did 0+1+0\nqmaild-alias\ndid 2+1+1\nqp 101\nqp 102"]
     assert [(message.recipients, message.serves_number) for message in intake.messages] == [
@@ -225,7 +225,7 @@ def test_a_child_that_is_killed_defers_what_it_had_and_the_next_order_gets_a_new
     home = house.user("bob")
     os.mkfifo(home / "fifo")
     (home / ".qmail-slow").write_text("|echo $PPID >pid; cat fifo\n")
-    with house.running() as (orders, _):
+    with house.running(programs=True) as (orders, _):
         house.send_order(orders, b"bob-slow@h")
         worker = _number_in(home / "pid")
         os.kill(worker, signal.SIGKILL)
