@@ -6,6 +6,7 @@ machine would never be seen empty while its namesake in another runs.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -34,28 +35,34 @@ class ControlGroup:
         return ["/bin/sh", "-c", enter, str(len(files)), *files, *argv]
 
     def remove(self) -> None:
+        """Remove it now, or at the end of the run if something in it is still dying."""
         for folder in self._folders:
-            remove_group(folder)
+            if not remove_group(folder):
+                atexit.register(_end_group, folder)
 
 
-def remove_group(folder: Path) -> None:
-    """Remove a group and those below it; one that still holds a dying process stays for the next run."""
+def remove_group(folder: Path) -> bool:
+    """Remove a group and those below it. False if one of them still holds a process."""
     for path, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(path)
+    return not folder.exists()
 
 
 def remove_groups_of(pid: str) -> None:
     """End what a dead run has left running in its groups, and remove them in every tree."""
     for tree in TREES:
         for folder in tree.glob(f"qmaild-test-{pid}-*"):
-            deadline = time.monotonic() + END_SECONDS
-            while (left := _processes(folder)) and time.monotonic() < deadline:
-                for process in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process, signal.SIGKILL)
-                time.sleep(0.02)
-            remove_group(folder)
+            _end_group(folder)
+
+
+def _end_group(folder: Path) -> None:
+    deadline = time.monotonic() + END_SECONDS
+    while not remove_group(folder) and time.monotonic() < deadline:
+        for process in _processes(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _processes(folder: Path) -> list[int]:
