@@ -53,7 +53,7 @@ run: build
 # Tests
 
 test: need-test build check
-	$(PYTEST) tests/unit tests/protocol tests/crash tests/packaging tests/system; status=$$?; \
+	$(PYTEST) tests/unit tests/protocol tests/bench tests/crash tests/packaging tests/system; status=$$?; \
 	    [ -x $(RUFF) ] || echo "ruff DID NOT RUN: it could not be installed"; exit $$status
 
 unit protocol crash packaging system: need-test build
@@ -61,7 +61,7 @@ unit protocol crash packaging system: need-test build
 
 check: need-test build $(RUFF)
 	[ ! -x $(RUFF) ] || $(RUFF) check .
-	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy qmaild
 	$(PYTEST) -q tests/unit/test_layers.py
 
 # Debian 12 has no ruff: it comes from PyPI, and a machine that cannot reach that goes without and says so.
