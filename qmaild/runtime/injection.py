@@ -24,13 +24,14 @@ from qmaild.runtime.turns import Turns
 
 MAX_INVOKE = 2 << 20  # the largest frame of a client; its own bound is half of it
 MAX_ACTIVE = 20  # sessions of one uid that are worked on; the next ones wait their turn
-MAX_WAITING = 2000  # sessions of one uid beyond those: more are told to try again
+MAX_CONNECTIONS = 500  # of one uid, with those that wait; a further one is closed, and its client says "try again"
 MAX_HELD = 4  # frames read ahead of a session
 MAX_OUTPUT = 1 << 20  # bytes that a client has not taken
 OUTPUT_SECONDS = 0.02  # between two looks at a client that takes its output slowly
 PIECE = 32 << 10  # of one Output frame
 LIST_LIMIT = 500  # messages the queue looks at for one question
 LINGER_SECONDS = 600.0  # for a client that does not take its answer
+INPUT_SECONDS = 3600.0  # for a client whose input does not go on; it reads most of it before it connects
 PID_LIMIT = 4194304  # Linux's highest: numbers above it are ours
 
 Work = Callable[["Session", Invocation], Awaitable[None]]
@@ -53,7 +54,8 @@ class Door:
         self.settings = settings
         self.works = works
         self.people = people.People()
-        self.turns = Turns(MAX_ACTIVE, MAX_WAITING)
+        self.turns = Turns(MAX_ACTIVE)
+        self._connections: dict[int, int] = {}
         self._unique = PID_LIMIT
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -61,10 +63,20 @@ class Door:
     def is_busy(self) -> bool:
         return bool(self._tasks) or self.caller.outstanding > 0
 
+    def accepted(self, channel: Channel) -> None:
+        """A connection is there: it waits for its turn before anything is read, so waiting costs next to nothing."""
+        uid = channel.peer.uid
+        self._connections[uid] = self._connections.get(uid, 0) + 1
+        if self._connections[uid] > MAX_CONNECTIONS:
+            channel.close()
+            return
+        channel.pause()
+        channel.state = Session(self, channel)
+        self.turns.take(uid, channel.state.begin)
+
     def opened(self, channel: Channel) -> None:
-        session = Session(self, channel)
-        channel.state = session
-        task = self.loop.create_task(session.run())
+        """The client has said Hello."""
+        task = self.loop.create_task(channel.state.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -72,6 +84,10 @@ class Door:
         channel.state.take(frame)
 
     def closed(self, channel: Channel) -> None:
+        uid = channel.peer.uid
+        self._connections[uid] -= 1
+        if not self._connections[uid]:
+            del self._connections[uid]
         if channel.state:
             channel.state.lose()
 
@@ -91,7 +107,7 @@ class Door:
 
 
 class Session:
-    """One client: an Invoke, its input, one Exit."""
+    """One client: its turn, an Invoke, its input, one Exit."""
 
     def __init__(self, door: Door, channel: Channel) -> None:
         self.door = door
@@ -100,6 +116,8 @@ class Session:
         self._frames: deque[Any] = deque()
         self._arrived: asyncio.Future[None] | None = None
         self._is_lost = False
+        self._has_turn = self._has_ended = False
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def peer(self) -> Peer:
@@ -110,8 +128,27 @@ class Session:
         """The exit codes of the program that this client is."""
         return EXIT_CODES.get(self.program, EXIT_CODES["sendmail"])
 
+    def begin(self) -> None:
+        """It is this session's turn."""
+        self._has_turn = True
+        self._wait(INPUT_SECONDS)
+        self._channel.resume()
+
+    def _wait(self, seconds: float) -> None:
+        """Give the client up when it says nothing for so long."""
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self.door.loop.call_later(seconds, self._channel.close)
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self.door.turns.give(self.peer.uid)
+
     def take(self, frame: Any) -> None:
         """The channel has a frame."""
+        if self._has_ended:
+            return  # whatever the client still sends is of no use
         self._frames.append(frame)
         if len(self._frames) >= MAX_HELD:
             self._channel.pause()
@@ -120,6 +157,12 @@ class Session:
     def lose(self) -> None:
         """The channel is closed."""
         self._is_lost = True
+        if self._timer:
+            self._timer.cancel()
+        if self._has_turn:
+            self._end_turn()
+        elif not self._has_ended:
+            self.door.turns.withdraw(self.peer.uid, self.begin)
         self._wake()
 
     def _wake(self) -> None:
@@ -132,6 +175,7 @@ class Session:
             if self._is_lost:
                 raise ClientLost
             self._arrived = self.door.loop.create_future()
+            self._wait(INPUT_SECONDS)
             await self._arrived
         frame = self._frames.popleft()
         if len(self._frames) < MAX_HELD:
@@ -141,9 +185,6 @@ class Session:
         return frame
 
     async def run(self) -> None:
-        if not await self.door.turns.take(self.peer.uid):
-            self.exit(self.failures.temporary, f"too many messages of uid {self.peer.uid} wait already")
-            return
         try:
             await self._invoked(await self.next(frames.Invoke))
         except ClientLost:
@@ -151,8 +192,6 @@ class Session:
         except Exception as error:  # unknown means temporary, and costs this session only
             journal.note(journal.ERROR, f"a session of uid {self.peer.uid} failed: {error!r}")
             self.exit(self.failures.temporary, "something went wrong in the mail service; try again later")
-        finally:
-            self.door.turns.give(self.peer.uid)
 
     async def _invoked(self, invoke: frames.Invoke) -> None:
         self.program = invoke.program.decode("ascii", "replace")
@@ -177,10 +216,11 @@ class Session:
             line = f"{self.program}: {text}\n".encode("utf-8", "replace")
             self._channel.send(frames.Output(1, 2, line[:PIECE]))
         self._channel.send(frames.Exit(1, code))
-        if not self._channel.is_open:
-            return
-        # The client closes; one that does not read what it asked for is given up.
-        self._channel.state = _Ended(self.door.loop.call_later(LINGER_SECONDS, self._channel.close))
+        self._has_ended = True
+        self._end_turn()
+        if self._channel.is_open:  # the client closes; one that does not read what it asked for is given up
+            self._wait(LINGER_SECONDS)
+            self._channel.resume()
 
     def refuse(self, code: int, text: str, enhanced: bytes = b"") -> None:
         """End the session with this failure, and keep a record of it."""
@@ -220,18 +260,3 @@ class Session:
         asked: asyncio.Future[Any] = self.door.loop.create_future()
         self.door.caller.ask(lambda answer, descriptor: asked.set_result(answer), *question)
         return await asked
-
-
-class _Ended:
-    """A session that has said Exit: whatever the client still sends is of no use."""
-
-    __slots__ = ("_timer",)
-
-    def __init__(self, timer: asyncio.TimerHandle) -> None:
-        self._timer = timer
-
-    def take(self, frame: Any) -> None:
-        pass
-
-    def lose(self) -> None:
-        self._timer.cancel()

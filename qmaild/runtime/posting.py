@@ -78,7 +78,7 @@ class Posting:
         if not content.isascii():
             self._flags |= frames.FLAG_8BIT
         self.draft.write(content)
-        if self.draft.is_streaming and self._door.intake.is_congested:
+        if self._door.intake.is_congested:
             drained: asyncio.Future[None] = self._door.loop.create_future()
             self._door.intake.when_drained(functools.partial(drained.set_result, None))
             await drained

@@ -63,8 +63,12 @@ class Service:
             self.loop.add_reader(listener.fileno(), self._accept, listener, made)
 
     def serve(self, name: str, on_frame: OnFrame, on_close: Callable[[Channel], None] | None = None,
-              on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME) -> None:  # fmt: skip
-        """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is checked here, before anything else."""
+              on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME,
+              on_accept: Callable[[Channel], None] | None = None) -> None:  # fmt: skip
+        """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is checked here, before anything else.
+
+        on_accept sees a connection before anything is read from it, and may pause or close it.
+        """
 
         def closed(channel: Channel) -> None:
             self.channels.discard(channel)
@@ -83,6 +87,8 @@ class Service:
         def made(sock: socket.socket) -> None:
             channel = Channel(self.loop, sock, greeted, closed, limit)
             self.channels.add(channel)
+            if on_accept:
+                on_accept(channel)
 
         self.accept(name, made)
 

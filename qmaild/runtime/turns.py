@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
+from collections.abc import Callable
+
+Begin = Callable[[], None]
 
 
 class Turns:
-    """At most `limit` turns of one uid at a time; `waiting` more wait in the order they came."""
+    """At most `limit` turns of one uid at a time; the others wait in the order they came."""
 
-    def __init__(self, limit: int, waiting: int) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._most_waiting = waiting
         self._active: dict[int, int] = {}
-        self._waiting: dict[int, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[int, deque[Begin]] = {}
 
     @property
     def active(self) -> int:
         return sum(self._active.values())
 
-    async def take(self, uid: int) -> bool:
-        """Wait for a turn. False: too many wait already."""
+    def take(self, uid: int, begin: Begin) -> None:
+        """Call begin when it is this one's turn: now, or when others have given theirs back."""
         active = self._active.get(uid, 0)
         if active < self._limit:
             self._active[uid] = active + 1
-            return True
-        queue = self._waiting.setdefault(uid, deque())
-        if len(queue) >= self._most_waiting:
-            return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue.append(turn)
-        await turn  # the turn is handed over: the count stays
-        return True
+            begin()
+        else:
+            self._waiting.setdefault(uid, deque()).append(begin)
 
     def give(self, uid: int) -> None:
         """A turn is over: the next in line has it."""
         queue = self._waiting.get(uid)
         if queue:
-            queue.popleft().set_result(None)
+            begin = queue.popleft()
             if not queue:
                 del self._waiting[uid]
+            begin()
             return
         self._active[uid] -= 1
         if not self._active[uid]:
             del self._active[uid]
+
+    def withdraw(self, uid: int, begin: Begin) -> None:
+        """This one waits no longer."""
+        queue = self._waiting[uid]
+        queue.remove(begin)
+        if not queue:
+            del self._waiting[uid]

@@ -13,7 +13,7 @@ def build(service: Service) -> None:
     caller = Caller(service.loop, paths.socket_of("intake"), b"inject")
     works = {Kind.MESSAGE: posting.compose, Kind.RAW: posting.raw, Kind.DIALOGUE: dialogue.talk}
     door = Door(service.loop, caller, lambda: service.settings, works)
-    service.serve("inject", door.frame, door.closed, door.opened, MAX_INVOKE)
+    service.serve("inject", door.frame, door.closed, door.opened, MAX_INVOKE, door.accepted)
     service.is_busy = lambda: door.is_busy
     service.status = lambda: f"{door.turns.active} messages under way"
 

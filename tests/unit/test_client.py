@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from qmaild.protocol import frames, netstring
+from qmaild.runtime.injection import MAX_ACTIVE, MAX_CONNECTIONS
 from tests.unit.processes import ROOT, Running
 
 PROGRAMS = ("sendmail", "mailq", "newaliases", "qmail-inject", "qmail-queue")
@@ -276,6 +277,46 @@ def test_more_callers_than_turns_are_all_served(house: House) -> None:
     assert [caller.returncode for caller in callers] == [0] * 40
     listed = house.listed()
     assert all(any(f"turn{n}@x.example" in line for line in listed) for n in range(40))
+
+
+def connected(house: House) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(house.directory / "run" / "inject.sock"))  # waits while the backlog is full
+    sock.settimeout(SECONDS)
+    return sock
+
+
+def test_silent_clients_hold_up_their_own_uid_only_until_they_go(house: House) -> None:
+    silent = [connected(house) for _ in range(MAX_ACTIVE)]
+    with subprocess.Popen([house.programs / "sendmail", "patient@x.example"], stdin=subprocess.DEVNULL,
+                          env=house.environment) as waiting:  # fmt: skip
+        silent.pop().close()
+        assert waiting.wait(SECONDS) == 0
+    for sock in silent:
+        sock.close()
+    assert house.run("sendmail", "afterwards@x.example", message=b"\n").returncode == 0
+
+
+def test_one_uid_cannot_take_all_connections(house: House) -> None:
+    flood = [connected(house) for _ in range(MAX_CONNECTIONS)]
+    with connected(house) as refused:
+        assert refused.recv(1) == b""
+    for sock in flood:
+        sock.close()
+    assert house.run("sendmail", "afterwards@x.example", message=b"\n").returncode == 0
+
+
+@pytest.mark.parametrize("sent", [b"nonsense", b"5:x1:1,,", frames.encode(frames.Exit(1, 1)),
+                                  frames.encode(frames.Hello(frames.VERSION, b"x")) + frames.encode(frames.EndOfInput(1)),
+                                  frames.encode(frames.Hello(frames.VERSION, b"x")) + b"2000000:",
+                                  frames.encode(frames.Hello(frames.VERSION, b"x")) + b"3000000:"])  # fmt: skip
+def test_a_client_out_of_step_costs_only_itself(house: House, sent: bytes) -> None:
+    with connected(house) as sock:
+        sock.sendall(sent)
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
+    assert house.run("sendmail", "afterwards@x.example", message=b"\n").returncode == 0
 
 
 def test_the_client_takes_less_than_two_milliseconds_of_cpu(house: House, tmp_path: Path) -> None:
