@@ -9,64 +9,33 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from qmaild.control.settings import Settings
+from qmaild.delivery.orders import Report, Work
 from qmaild.delivery.smtp import Connection, Content, Where
 from qmaild.protocol import frames
-from qmaild.protocol.smtp_client import Result, Transaction
+from qmaild.protocol.smtp_transaction import Result, Transaction
 
-RECIPIENTS = 100  # of one transaction: the least that every server must take (RFC 5321 4.5.3.1.8)
 TRANSACTIONS = 100  # of one connection: then a new one, so that a site's balancing works
 IDLE_SECONDS = 5.0  # rule 11: connections follow the work
 IDLE_CONNECTIONS = 100  # kept in all
 HOSTS_TRIED = 5  # addresses whose greeting refused us, for one order
 SWEEP_SECONDS = 1.0
-REPORT_BYTES = 4 << 20  # of texts in one report: peers that talk much about many recipients are cut short
 
 Ask = Callable[..., int]
-Report = Callable[[frames.Report], None]
-
-
-class _Work:
-    """One order under way. pending: places of recipients not yet in a transaction that ended."""
-
-    __slots__ = (
-        "asker", "content", "order", "peers", "pending", "place", "refusal", "report", "results", "skip",
-    )  # fmt: skip
-
-    def __init__(self, asker: Any, order: frames.Order, content: Content, report: Report) -> None:
-        self.asker = asker
-        self.order = order
-        self.content = content
-        self.report: Report | None = report
-        self.results: list[Result | None] = [None] * len(order.recipients)
-        self.peers: list[bytes] = [b""] * len(order.recipients)
-        self.pending: deque[int] = deque(range(len(order.recipients)))
-        self.skip: list[bytes] = []  # addresses whose greeting was a refusal
-        self.refusal: tuple[Result, bytes] | None = None  # what the last of those said, and which it was
-        self.place: _Place | None = None
-
-    def give_up(self, result: Result, peer: bytes = b"") -> None:
-        """Everything still pending ends in this result."""
-        for place in self.pending:
-            self.results[place] = result
-            self.peers[place] = peer
-        self.pending.clear()
 
 
 class _Place:
-    """A connection in use or idle, with the order it serves and the recipients of its transaction."""
+    """A connection in use or idle, and the order it serves."""
 
-    __slots__ = ("batch", "connection", "is_stale", "lane", "work")
+    __slots__ = ("connection", "is_stale", "lane", "work")
 
-    def __init__(self, lane: bytes, work: _Work) -> None:
+    def __init__(self, lane: bytes, work: Work) -> None:
         self.lane = lane
-        self.work: _Work | None = work
-        self.batch: list[int] = []
-        self.is_stale = False  # the server had left before it saw the batch
+        self.work: Work | None = work
+        self.is_stale = False  # the server had left before it saw the transaction
         self.connection: Connection | None = None
 
 
@@ -86,7 +55,7 @@ class Lanes:
         self._places: dict[Connection, _Place] = {}
         self._idle: dict[bytes, list[_Place]] = {}
         self._idle_count = 0
-        self._works: dict[Any, set[_Work]] = {}
+        self._works: dict[Any, set[Work]] = {}
         self._dialing = 0
         self._sweeping = False
         self._is_stopping = False
@@ -106,10 +75,10 @@ class Lanes:
             content = Content(order.content, descriptor)
         except OSError as error:
             os.close(descriptor)
-            work = _Work(asker, order, Content(b""), report)
+            work = Work(asker, order, Content(b""), report)
             self._refuse(work, b"4.3.0", f"The message cannot be read: {error.strerror}.".encode())
             return
-        work = _Work(asker, order, content, report)
+        work = Work(asker, order, content, report)
         self._works.setdefault(asker, set()).add(work)
         self._find_connection(work)
 
@@ -128,7 +97,7 @@ class Lanes:
             for place in list(places):
                 self._quit(place)
 
-    def _find_connection(self, work: _Work) -> None:
+    def _find_connection(self, work: Work) -> None:
         lane = work.order.lane.lower()
         places = self._idle.get(lane)
         if places:
@@ -145,13 +114,13 @@ class Lanes:
             self._quit(next(iter(self._idle.values()))[0])
         self._dial(work, lane)
 
-    def _dial(self, work: _Work, lane: bytes) -> None:
+    def _dial(self, work: Work, lane: bytes) -> None:
         self._dialing += 1
         purpose, name = question_of(lane)
         self._ask(lambda frame, descriptor: self._dialed(work, lane, frame, descriptor), frames.Connect,
                   purpose, name, work.skip)  # fmt: skip
 
-    def _dialed(self, work: _Work, lane: bytes, frame: Any, descriptor: int) -> None:
+    def _dialed(self, work: Work, lane: bytes, frame: Any, descriptor: int) -> None:
         self._dialing -= 1
         if isinstance(frame, frames.Connected) and descriptor >= 0:
             if work.report is None:
@@ -193,14 +162,7 @@ class Lanes:
         work, connection = place.work, place.connection
         if not work or not connection:
             return
-        order = work.order
-        place.batch = [work.pending.popleft() for _ in range(min(RECIPIENTS, len(work.pending)))]
-        content = work.content
-        recipients = [order.recipients[each] for each in place.batch]
-        is_8bit = content.is_8bit or bool(order.flags & frames.FLAG_8BIT)
-        is_utf8 = bool(order.flags & frames.FLAG_UTF8)
-        transaction = Transaction(order.sender, recipients, content.size, is_8bit, is_utf8)
-        connection.begin(transaction, content)
+        connection.begin(work.next_transaction(), work.content)
 
     def ended(self, connection: Connection, transaction: Transaction) -> None:
         place = self._places[connection]
@@ -211,9 +173,9 @@ class Lanes:
             # A kept connection that the server had left meanwhile: nobody has seen this batch. A fresh
             # connection follows, and on that the first transaction counts whatever comes: this ends.
             place.is_stale = True
-            work.pending.extendleft(reversed(place.batch))
+            work.take_back()
             return
-        self._note_results(work, place, transaction)
+        work.note(transaction, connection.where.text)
         if session.is_closed:
             return
         if work.pending and session.transactions < TRANSACTIONS:
@@ -226,18 +188,6 @@ class Lanes:
             place.work = None
             self._finish(work)
             self._keep(place)
-
-    def _note_results(self, work: _Work, place: _Place, transaction: Transaction) -> None:
-        peer = place.connection.where.text if place.connection else b""
-        too_many: list[int] = []
-        for index, result in zip(place.batch, transaction.results, strict=True):
-            # RFC 5321 4.5.3.1.10: the rest of the recipients goes in a transaction of its own.
-            if transaction.accepted and result and (result.code, result.enhanced) in _TOO_MANY:
-                too_many.append(index)
-            else:
-                work.results[index] = result
-                work.peers[index] = peer
-        work.pending.extendleft(reversed(too_many))
 
     def closed(self, connection: Connection) -> None:
         place = self._places.pop(connection)
@@ -258,11 +208,11 @@ class Lanes:
             work.give_up(failure, where.text)
             self._finish(work)
 
-    def _refuse(self, work: _Work, enhanced: bytes, text: bytes) -> None:
+    def _refuse(self, work: Work, enhanced: bytes, text: bytes) -> None:
         work.give_up(Result(frames.TEMPORARY, 0, enhanced, text))
         self._finish(work)
 
-    def _finish(self, work: _Work) -> None:
+    def _finish(self, work: Work) -> None:
         work.content.close()
         works = self._works.get(work.asker, set())
         works.discard(work)
@@ -270,14 +220,7 @@ class Lanes:
             self._works.pop(work.asker, None)
         if work.report is None:
             return
-        results = [each or _UNKNOWN for each in work.results]
-        if sum([len(each.text) for each in results]) > REPORT_BYTES:
-            room = REPORT_BYTES // len(results)
-            results = [each._replace(text=each.text[:room]) for each in results]
-        work.report(frames.Report(
-            work.order.tag, b"".join([each.outcome for each in results]), [each.code for each in results],
-            [each.enhanced for each in results], [each.text for each in results], work.peers,
-        ))  # fmt: skip
+        work.report(work.answer())
 
     def _keep(self, place: _Place) -> None:
         """Let the connection wait for the next order of its lane."""
@@ -325,7 +268,3 @@ class Lanes:
         self._sweeping = bool(self._places)
         if self._sweeping:
             self._loop.call_later(SWEEP_SECONDS, self._sweep)
-
-
-_TOO_MANY = ((452, b"4.5.3"), (452, b"4.0.0"))
-_UNKNOWN = Result(frames.TEMPORARY, 0, b"4.3.0", b"The delivery ended without a result.")

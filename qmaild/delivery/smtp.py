@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 
 from qmaild.delivery.contents import Contents
 from qmaild.protocol.smtp_body import END, Stuffer, stuff
-from qmaild.protocol.smtp_client import Event, Session, Transaction
+from qmaild.protocol.smtp_client import Event, Session
+from qmaild.protocol.smtp_transaction import Transaction
 
 READ_BYTES = 16 << 10  # replies are short
 PIECES_A_TURN = 8  # a fast peer does not keep the loop from the others

@@ -7,17 +7,12 @@ Event.BODY the owner sends the stuffed content and then calls body_sent(). Each 
 from __future__ import annotations
 
 import enum
-import re
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
-from qmaild.message import address
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 from qmaild.protocol.smtp_replies import Reader, Reply, ReplyError
-
-# An address with a line end, or with a blank or bracket in its domain, would be another command.
-_UNSENDABLE = re.compile(rb"[\r\n\0]|@[^@]*[\x01-\x20<>\x7f][^@]*\Z")
+from qmaild.protocol.smtp_transaction import Result, Transaction
 
 
 class Event(enum.Enum):
@@ -41,36 +36,6 @@ class Step(enum.Enum):
     DATA = "sending DATA"
     DOT = "sending the message"
     NOBODY = "ending a message without recipients"
-
-
-class Result(NamedTuple):
-    """The outcome for one recipient. code is 0 where no reply stands behind it."""
-
-    outcome: bytes
-    code: int
-    enhanced: bytes
-    text: bytes
-
-
-class Transaction:
-    """One message to some recipients. size: bytes as sent, or nearly; is_utf8: it came with SMTPUTF8."""
-
-    __slots__ = ("accepted", "is_8bit", "is_utf8", "recipients", "results", "sender", "size")
-
-    def __init__(
-        self, sender: bytes, recipients: Sequence[bytes], size: int, is_8bit: bool, is_utf8: bool
-    ) -> None:
-        self.sender = sender
-        self.recipients = recipients
-        self.size = size
-        self.is_8bit = is_8bit
-        self.is_utf8 = is_utf8
-        self.results: list[Result | None] = [None] * len(recipients)
-        self.accepted: list[int] = []  # places of recipients the server has taken, in their order
-
-    def decide(self, result: Result) -> None:
-        """Give every recipient that has no result yet this one."""
-        self.results = [result if each is None else each for each in self.results]
 
 
 _FAILED = {
@@ -146,18 +111,14 @@ class Session:
         """Start a transaction; the session is ready. What the server surely refuses is refused here."""
         self.transaction = transaction
         self.is_answered = self._body_sent = False
-        utf8 = transaction.is_utf8 and b"SMTPUTF8" in self.extensions
-        self._refuse_unsendable(transaction, utf8)
-        wanted = [place for place, result in enumerate(transaction.results) if result is None]
+        transaction.refuse_unsendable(self.extensions, self.peer)
+        wanted = transaction.rcpt_commands(self.extensions)
         if wanted:
             if self._needs_reset:
                 self._commands.append((Step.RSET, 0, b"RSET\r\n"))
                 self._needs_reset = False
-            self._commands.append((Step.MAIL, 0, self._mail_command(transaction, utf8)))
-            recipients = transaction.recipients
-            for place in wanted:
-                command = b"RCPT TO:<%b>\r\n" % address.quote(recipients[place], utf8)
-                self._commands.append((Step.RCPT, place, command))
+            self._commands.append((Step.MAIL, 0, transaction.mail_command(self.extensions)))
+            self._commands.extend([(Step.RCPT, place, command) for place, command in wanted])
             self._commands.append((Step.DATA, 0, b"DATA\r\n"))
         self._proceed()
         return self._happened()
@@ -183,40 +144,6 @@ class Session:
     def _happened(self) -> list[Event]:
         events, self._events = self._events, []
         return events
-
-    def _refuse_unsendable(self, transaction: Transaction, utf8: bool) -> None:
-        limit = self.extensions.get(b"SIZE", b"")
-        if limit.isdigit() and 0 < int(limit[:20]) < transaction.size:
-            text = b"%b takes messages of at most %b bytes; this one has %d."
-            values = (self.peer, limit[:20], transaction.size)
-            transaction.decide(Result(PERMANENT, 0, b"5.3.4", text % values))
-        needs_utf8 = transaction.is_utf8 and not utf8
-        if _UNSENDABLE.search(transaction.sender):
-            text = b"The sender's address cannot be said in SMTP."
-            transaction.decide(Result(PERMANENT, 0, b"5.1.7", text))
-        elif needs_utf8 and not transaction.sender.isascii():
-            text = b"%b takes no internationalized sender." % self.peer
-            transaction.decide(Result(PERMANENT, 0, b"5.6.7", text))
-        for place, recipient in enumerate(transaction.recipients):
-            if transaction.results[place] is not None:
-                continue
-            if _UNSENDABLE.search(recipient):
-                text = b"The recipient's address cannot be said in SMTP."
-                transaction.results[place] = Result(PERMANENT, 0, b"5.1.3", text)
-            elif needs_utf8 and not recipient.isascii():
-                text = b"%b takes no internationalized recipients." % self.peer
-                transaction.results[place] = Result(PERMANENT, 0, b"5.6.7", text)
-
-    def _mail_command(self, transaction: Transaction, utf8: bool) -> bytes:
-        parameters = b""
-        if b"SIZE" in self.extensions:
-            parameters += b" SIZE=%d" % transaction.size
-        # 8-bit content goes to a server without 8BITMIME too, as qmail sends it.
-        if b"8BITMIME" in self.extensions and (transaction.is_8bit or utf8):
-            parameters += b" BODY=8BITMIME"
-        if utf8:
-            parameters += b" SMTPUTF8"
-        return b"MAIL FROM:<%b>%b\r\n" % (address.quote(transaction.sender, utf8), parameters)
 
     def _proceed(self) -> None:
         """Send the next command (with PIPELINING all of them), or end the transaction when none is left."""

@@ -24,7 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
-from qmaild.protocol.smtp_client import Event, Result, Session, Step, Transaction
+from qmaild.protocol.smtp_client import Event, Session, Step
+from qmaild.protocol.smtp_transaction import Result, Transaction
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "smtp_client").glob("*.txt"))
 PEER = b"192.0.2.1"

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from qmaild.control.settings import parse
+from qmaild.policy import mailhosts
 from qmaild.protocol import frames
 from qmaild.runtime import dialing
 from qmaild.runtime.dns import Resolver
@@ -273,7 +275,7 @@ def test_mail_hosts_are_tried_by_preference_at_port_25(tmp_path: Path, monkeypat
     monkeypatch.setattr(dialing, "is_own", lambda address: str(address) == "127.0.0.4")
     with NameServer(zone(records)) as server, listening("127.0.0.2") as best, \
          listening("127.0.0.3", port_of(best)), listening("127.0.0.5", port_of(best)):  # fmt: skip
-        monkeypatch.setattr(dialing.mailhosts, "SMTP_PORT", port_of(best))
+        monkeypatch.setattr(mailhosts, "SMTP_PORT", port_of(best))
         (tmp_path / "resolv.conf").write_text(server.line())
         reached: list[object] = []
 

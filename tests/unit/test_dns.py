@@ -8,10 +8,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import dns.message
 import pytest
-from .name_server import NameServer, reply, zone
+
 from qmaild.policy.mailhosts import Answer, Status
 from qmaild.runtime import dns as subject
+
+from .name_server import NameServer, reply, zone
 
 SOA = "test 60 IN SOA ns.test. root.test. 1 3600 600 86400 60"
 
@@ -120,7 +123,7 @@ def test_an_answer_with_another_id_is_not_seen(tmp_path: Path) -> None:
 
 def test_an_answer_to_another_question_is_trouble(tmp_path: Path) -> None:
     def answers(query: Any, over: str) -> list[bytes]:
-        other = subject.dns.message.make_query("b.test", "A")
+        other = dns.message.make_query("b.test", "A")
         other.id = query.id
         return [reply(other, "a.test 60 IN A 203.0.113.66")]
 

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import pytest
+
 from qmaild.control.settings import parse
 from qmaild.delivery import lanes as subject
 from qmaild.protocol import frames

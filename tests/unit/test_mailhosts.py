@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+
 from qmaild.policy import mailhosts
 from qmaild.policy.deadhosts import FIRST_SECONDS, LONGEST_SECONDS, MAX_HOSTS, DeadHosts
 from qmaild.policy.mailhosts import Address, Answer, Candidate, Host, Search, Status, Target, Verdict

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from qmaild.protocol import frames
 
 from .name_server import NameServer, zone
 from .processes import SECONDS, Client, Running
-from .smtp_peer import CLOSE, SILENCE, Peer, Replies
+from .smtp_peer import CLOSE, SILENCE, Peer
 
 CONTENT = b"Subject: hi\n\n.dot\nbody\n"
 WIRE = b"Subject: hi\r\n\r\n..dot\r\nbody\r\n"
@@ -76,7 +77,7 @@ def test_a_thousand_recipients_go_in_ten_transactions_of_one_connection(tmp_path
         assert carried_out(client, recipients=1000).outcomes == b"K" * 1000
         seen = [peer.messages.get(timeout=SECONDS) for _ in range(10)]
     assert [len(each.recipients) for each in seen] == [100] * 10
-    assert sum([each.recipients for each in seen], []) == [f"r{number}@b.test" for number in range(1000)]
+    assert [each for one in seen for each in one.recipients] == [f"r{number}@b.test" for number in range(1000)]
     assert peer.connections == 1 and "RSET" not in peer.lines
 
 
