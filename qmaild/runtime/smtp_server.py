@@ -184,7 +184,7 @@ class Connection(aiosmtpd.SMTP):
             out = grammar.take_replies()
             if out:
                 self.transport.write(out)
-            if grammar.state is session.State.CLOSED or self._is_eof:
+            if grammar.is_over or self._is_eof:
                 self.transport.close()
                 return
         if self._draft or not self._is_reading or grammar.buffered > MAX_BUFFERED:

@@ -8,7 +8,7 @@ gives what to write. Nothing is read beyond a question until it is answered, so 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import IntEnum
 from typing import NamedTuple
 
 from qmaild.protocol.smtp import addresses, replies
@@ -20,7 +20,7 @@ MAX_ERRORS = 20  # wrong commands of one session; RFC 5321 4.3.2 allows 421 at a
 MAX_SIZE_DIGITS = 20  # RFC 1870 3
 
 
-class State(Enum):
+class State(IntEnum):
     """READY: no transaction. SENDER: MAIL was accepted. RECIPIENTS: and RCPT. BODY: after 354. CLOSED: end."""
 
     READY = 0
@@ -30,6 +30,7 @@ class State(Enum):
     CLOSED = 4
 
 
+_BODY, _CLOSED = State.BODY, State.CLOSED  # looking a member up in its class takes long, and is done for each command
 _END = b"."  # the end of the data, as a move
 _COMMANDS = (State.READY, State.SENDER, State.RECIPIENTS)
 
@@ -145,7 +146,12 @@ class Session:
     @property
     def is_in_data(self) -> bool:
         """A message is under way: between 354 and the reply to it."""
-        return self.state is State.BODY
+        return self.state is _BODY
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is read: once the replies are written the connection ends."""
+        return self.state is _CLOSED
 
     def greet(self) -> None:
         self._replies.append(self._profile.greeting)
@@ -165,9 +171,9 @@ class Session:
     def next_event(self) -> Event | None:
         """Return the next event, or None: more bytes or an answer are needed, or the session is over."""
         while not self._pending:
-            if self.state is State.BODY:
+            if self.state is _BODY:
                 return self._next_of_body()
-            if self.state is State.CLOSED:
+            if self.state is _CLOSED:
                 return None
             if self._closing is not None:
                 self._close(self._closing)
@@ -185,7 +191,7 @@ class Session:
         pending, self._pending = self._pending, b""
         self._replies.append(reply.encode())
         if reply.code == 421:
-            self.state = State.CLOSED
+            self.state = _CLOSED
         elif reply.code < 400 or pending == _END:
             self.state = MOVES[self.state, pending]
             if pending == b"DATA":
@@ -202,7 +208,7 @@ class Session:
 
     def _close(self, reply: Reply) -> None:
         self._replies.append(reply.encode())
-        self.state = State.CLOSED
+        self.state = _CLOSED
 
     def _complain(self, reply: Reply) -> None:
         """Reply to a command that was wrong in itself, and count it."""
@@ -225,7 +231,7 @@ class Session:
         if self._skipping or len(line) > MAX_LINE:
             self._skipping = False
             self._complain(replies.LINE_TOO_LONG)
-            return self._take_line() if self.state is not State.CLOSED else None
+            return self._take_line() if self.state is not _CLOSED else None
         return line
 
     def _command(self, line: bytes) -> Event | None:
