@@ -1,0 +1,163 @@
+"""Drafts on their way to the queue: whole, streamed, bounded, refused early. The queue is a small server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmaild.protocol import frames
+from qmaild.runtime import intake as module
+from qmaild.runtime.caller import Caller
+from qmaild.runtime.intake import Draft, Intake
+
+from .peers import Peer, accepting
+from .processes import SECONDS
+
+ENVELOPE = (b"Received: x\n", 0, b"smtp 192.0.2.1", b"a@b.test", [b"c@d.test"])
+
+
+class Bench:
+    """A loop with an intake in it, and the queue it talks to."""
+
+    def __init__(self, directory: Path, queue: Peer) -> None:
+        self.queue = queue
+        self.loop = asyncio.SelectorEventLoop()
+        self.caller = Caller(self.loop, str(directory / "run/intake.sock"), b"test")
+        self.intake = Intake(self.caller)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Run the loop until is_so."""
+
+        async def wait() -> None:
+            while not is_so():
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(asyncio.wait_for(wait(), SECONDS))
+
+    def finish(self, draft: Draft) -> Any:
+        """End the draft and wait for its answer."""
+        answers: list[Any] = []
+        draft.finish(answers.append, *ENVELOPE)
+        self.until(lambda: bool(answers))
+        assert len(answers) == 1
+        return answers[0]
+
+    def asked(self) -> Any:
+        """The next frame that the queue got."""
+        self.until(lambda: not self.queue.asked.empty())
+        return self.queue.asked.get()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Peer(tmp_path, "intake", accepting) as queue:
+        made = Bench(tmp_path, queue)
+        yield made
+        made.caller.close()
+        made.loop.close()
+
+
+def test_a_small_message_is_one_frame(bench: Bench) -> None:
+    draft = bench.intake.draft()
+    draft.write(b"Subject: x\n")
+    draft.write(b"\ntext\n")
+    answer = bench.finish(draft)
+    message = bench.asked()
+    assert answer == frames.Accepted(message.tag, 1000 + message.tag)
+    assert message.content == b"Received: x\nSubject: x\n\ntext\n"
+    assert bench.intake.held == 0
+
+
+def test_a_message_becomes_a_stream_when_it_is_large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 10)
+    draft = bench.intake.draft()
+    draft.write(b"0123456789")
+    assert bench.intake.streams == 0
+    draft.write(b"0")
+    assert (bench.intake.streams, bench.intake.held) == (1, 0)
+    answer = bench.finish(draft)
+    assert isinstance(answer, frames.Accepted)
+    asked = [bench.asked() for _ in range(4)]
+    assert [type(each) for each in asked] == [frames.Open, frames.Data, frames.Data, frames.End]
+    assert asked[3].prefix == b"Received: x\n"
+    assert bench.intake.streams == 0
+
+
+def test_when_all_messages_together_are_too_much_the_next_piece_streams(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_HELD", 25)
+    first, second, third = (bench.intake.draft() for _ in range(3))
+    for draft in (first, second, third):
+        draft.write(b"0123456789")
+    assert (bench.intake.streams, bench.intake.held) == (1, 20)
+    for draft in (first, second, third):
+        assert isinstance(bench.finish(draft), frames.Accepted)
+    assert (bench.intake.streams, bench.intake.held) == (0, 0)
+
+
+def test_too_many_streams_are_refused_for_now(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 0)
+    monkeypatch.setattr(module, "MAX_STREAMS", 1)
+    first, second = bench.intake.draft(), bench.intake.draft()
+    first.write(b"x")
+    second.write(b"x")
+    second.write(b"more")
+    refused = bench.finish(second)
+    assert (refused.outcome, refused.enhanced) == (frames.TEMPORARY, b"4.3.1")
+    assert isinstance(bench.finish(first), frames.Accepted)
+
+
+def test_an_answer_that_comes_early_is_given_at_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 0)
+    bench.queue.answer = lambda frame: frames.Refused(frame.tag, frames.TEMPORARY, b"4.3.1", b"full")
+    draft = bench.intake.draft()
+    draft.write(b"x")
+    bench.until(lambda: bench.intake.streams == 0)
+    draft.write(b"more")
+    assert bench.finish(draft).enhanced == b"4.3.1"
+
+
+def test_an_aborted_stream_is_told_and_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 0)
+    draft = bench.intake.draft()
+    draft.write(b"x")
+    draft.abort()
+    assert [type(bench.asked()) for _ in range(3)] == [frames.Open, frames.Data, frames.Abort]
+    assert (bench.intake.streams, bench.intake.outstanding) == (0, 0)
+
+
+def test_an_aborted_small_message_is_never_heard_of(bench: Bench) -> None:
+    dropped, kept = bench.intake.draft(), bench.intake.draft()
+    dropped.write(b"secret")
+    dropped.abort()
+    assert bench.intake.held == 0
+    bench.finish(kept)
+    assert bench.asked().content == b"Received: x\n"
+
+
+def test_a_lost_queue_answers_nothing_and_lets_all_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HIGH_WATER", 1000)
+    bench.queue.answer = lambda frame: bench.queue.may_read.clear()
+    first = bench.intake.draft()
+    first.write(b"x")
+    answers: list[Any] = []
+    first.finish(answers.append, *ENVELOPE)
+    bench.asked()
+    large = bench.intake.draft()
+    large.write(b"x" * (4 << 20))
+    bench.until(lambda: bench.intake.is_congested)
+    gone_on: list[bool] = []
+    bench.intake.when_drained(lambda: gone_on.append(True))
+    bench.queue.hang_up()
+    bench.until(lambda: bool(gone_on))
+    assert answers == [None]
+    assert bench.finish(large) is None
+    assert not bench.intake.is_congested
+    bench.queue.may_read.set()
+    bench.queue.answer = accepting
+    assert isinstance(bench.finish(bench.intake.draft()), frames.Accepted)
