@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -78,6 +79,7 @@ def run(directory: Path, ports: Mapping[str, int], demo: str | None) -> int:
     sockets, programs = units.read(units.find(TREE))
     chosen = _choose_ports(sockets, ports)
     _make_tree(directory)
+    lock = _lock(directory)
     listeners = listen(sockets, directory / "run", chosen)
     supervisor = Supervisor(TREE, programs, listeners, environment(directory), directory / "queue", _say)
     result = 0
@@ -96,6 +98,7 @@ def run(directory: Path, ports: Mapping[str, int], demo: str | None) -> int:
             supervisor.add_guest(python(TREE, "qmaild.commands.demo", str(directory)), shown)
 
     supervisor.run(ready)
+    os.close(lock)
     return result
 
 
@@ -129,6 +132,16 @@ def _write_ports(directory: Path, listeners: Mapping[str, list[Listener]]) -> di
     unfinished.write_text("".join(f"{name} {port}\n" for name, port in ports.items()))
     unfinished.rename(directory / "ports")
     return ports
+
+
+def _lock(directory: Path) -> int:
+    """Return a descriptor that holds the directory for this process: its sockets have one owner."""
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotStart(f"{directory} is in use by another qmaild standalone") from None
+    return lock
 
 
 def _make_tree(directory: Path) -> None:

@@ -264,10 +264,12 @@ def test_standalone_makes_its_tree_says_where_it_listens_and_ends_by_ctrl_c(plac
         assert process.stderr is not None
         line = process.stderr.readline()
         ports = dict(entry.split() for entry in (place / "ports").read_text().splitlines())
+        second = standalone(str(place), "--port=smtp=0", "--port=qmqp=0")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert f"127.0.0.1 port {ports['smtp']}" in line
     assert sorted(ports) == ["qmqp", "smtp"]
+    assert second.returncode == 111 and "in use by another" in second.stderr
     assert (place / "users").read_text() == "alice\nbob\n"
     assert (place / "run/control/queue.sock").is_socket()
     assert (place / "queue").stat().st_mode & 0o777 == 0o700
