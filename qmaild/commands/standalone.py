@@ -136,7 +136,7 @@ def _write_ports(directory: Path, listeners: Mapping[str, list[Listener]]) -> di
 
 def _lock(directory: Path) -> int:
     """Return a descriptor that holds the directory for this process: its sockets have one owner."""
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -162,6 +162,7 @@ def _give_up_root(directory: Path, options: argparse.Namespace) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, uid):
         raise CannotStart(f"{directory} belongs to somebody else: choose another directory")
+    os.fchown(_lock(directory), uid, gid)  # held until the other self begins
     program = directory / "program"
     if program.is_symlink():
         raise CannotStart(f"{program} is a symbolic link: remove it")
