@@ -71,7 +71,7 @@ EXIT_CODES = {
 # sendmail's options by how they take an argument; the rest of what it accepts stands alone.
 _WITH_ARGUMENT = frozenset(b"fFrBNRVXOohLCDpMe")
 _ARGUMENT_ATTACHED = frozenset(b"bqdAEJ")
-_ALONE = frozenset(b"tivmxnUGsI")
+_ALONE = frozenset(b"tivmxnUGI")
 _MODES = {
     b"m": Kind.MESSAGE, b"": Kind.MESSAGE, b"p": Kind.LIST, b"i": Kind.ALIASES, b"s": Kind.DIALOGUE,
 }  # fmt: skip

@@ -61,7 +61,7 @@ class Door:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._tasks) or self.caller.outstanding > 0
+        return bool(self._connections or self._tasks) or self.caller.outstanding > 0
 
     def accepted(self, channel: Channel) -> None:
         """A connection is there: it waits for its turn before anything is read, so waiting costs next to nothing."""
@@ -76,6 +76,7 @@ class Door:
 
     def opened(self, channel: Channel) -> None:
         """The client has said Hello."""
+        channel.state.is_running = True
         task = self.loop.create_task(channel.state.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -116,6 +117,7 @@ class Session:
         self._frames: deque[Any] = deque()
         self._arrived: asyncio.Future[None] | None = None
         self._is_lost = False
+        self.is_running = False  # run() gives the turn back
         self._has_turn = self._has_ended = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -159,11 +161,12 @@ class Session:
         self._is_lost = True
         if self._timer:
             self._timer.cancel()
-        if self._has_turn:
+        if self.is_running:
+            self._wake()
+        elif self._has_turn:
             self._end_turn()
-        elif not self._has_ended:
+        else:
             self.door.turns.withdraw(self.peer.uid, self.begin)
-        self._wake()
 
     def _wake(self) -> None:
         if self._arrived and not self._arrived.done():
@@ -192,6 +195,8 @@ class Session:
         except Exception as error:  # unknown means temporary, and costs this session only
             journal.note(journal.ERROR, f"a session of uid {self.peer.uid} failed: {error!r}")
             self.exit(self.failures.temporary, "something went wrong in the mail service; try again later")
+        finally:
+            self._end_turn()  # not before: what a client left behind still counts as its own
 
     async def _invoked(self, invoke: frames.Invoke) -> None:
         self.program = invoke.program.decode("ascii", "replace")
