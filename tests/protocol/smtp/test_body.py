@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmaild.protocol.smtp.body import Problem, Scanner
+from qmaild.protocol.smtp.session import Sender
 
 from .owner import converse
 
@@ -35,7 +36,8 @@ def scan(data: bytes, limit: int = NO_LIMIT, cuts: list[int] | None = None) -> t
 
 def slow(data: bytes) -> tuple[bytes, int, bool]:
     """What RFC 5321 4.5.2 says, a byte at a time: (stored text, bytes taken or -1, whether CR or LF stood alone)."""
-    lines, start, is_bare = [], 0, False
+    lines: list[bytes] = []
+    start, is_bare = 0, False
     while True:
         end = data.find(b"\r\n", start)
         if end < 0:
@@ -113,7 +115,7 @@ SMUGGLED = b"MAIL FROM:<evil@b.test>\r\nRCPT TO:<bob@mx.test>\r\nDATA\r\nSubject
 def test_nothing_but_crlf_dot_crlf_ends_the_data(lookalike: bytes, step: int) -> None:
     before = b"HELO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<bob@mx.test>\r\nDATA\r\nSubject: x\r\n\r\ntext"
     owner = converse(before + lookalike + SMUGGLED + b"\r\n.\r\nQUIT\r\n", step)
-    senders = [event.address for event in owner.events if hasattr(event, "is_utf8")]
+    senders = [event.address for event in owner.events if isinstance(event, Sender)]
     assert senders == [b"a@b.test"]
     assert len(owner.messages) <= 1
     rest = lookalike.replace(b"\r\n", b"")
