@@ -94,7 +94,8 @@ def serve(sock: socket.socket, host: bytes, has_programs: bool) -> None:
         end.is_resting = False
         if not orders:
             return
-        sock.sendall(b"".join([frames.encode(answer) for answer in deliverer.answer(orders)]))
+        for answers in deliverer.answer(orders):
+            sock.sendall(b"".join([frames.encode(answer) for answer in answers]))
 
 
 class _Workers:
@@ -135,7 +136,7 @@ class _Workers:
 
     def _start(self, order: Order) -> None:
         if isinstance(order[0], frames.Exists):
-            self._sock.sendall(frames.encode(self._deliverer.answer([order])[0]))
+            self._sock.sendall(self._answer(order))
             return
         reading, writing = os.pipe2(os.O_CLOEXEC)
         process = os.fork()
@@ -144,15 +145,17 @@ class _Workers:
                 self._sock.close()  # or local would not notice our end
                 # A worker stays to tell the outcome: a stop of the unit ends its program, not it.
                 signal.signal(signal.SIGTERM, lambda number, frame: None)
-                answers = self._deliverer.answer([order])
                 with os.fdopen(writing, "wb") as out:
-                    out.write(b"".join([frames.encode(answer) for answer in answers]))
+                    out.write(self._answer(order))
             finally:
                 os._exit(0)
         os.close(writing)
         if order[1] >= 0:
             os.close(order[1])
         self._running[reading] = (process, order[0].tag, bytearray())
+
+    def _answer(self, order: Order) -> bytes:
+        return b"".join([frames.encode(answer) for answers in self._deliverer.answer([order]) for answer in answers])
 
     def _collect(self, pipe: int) -> None:
         process, tag, answer = self._running[pipe]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from qmaild.delivery import dotfile, maildir, mbox, program
@@ -45,8 +45,20 @@ class Deliverer:
         self._has_programs = has_programs
         self._parsed: tuple[bytes, tuple[Instruction, ...]] = (b"", ())
 
-    def answer(self, orders: Sequence[tuple[Any, int]]) -> list[frames.Frame]:
-        """Return one answer for each (Deliver or Exists, descriptor); the descriptors are closed."""
+    def answer(self, orders: Sequence[tuple[Any, int]]) -> Iterator[list[frames.Frame]]:
+        """Yield the answers to all (Deliver or Exists, descriptor), as soon as they are known; the descriptors are closed."""
+        try:
+            slow: list[Plan] = []
+            yield self._quick(orders, slow)
+            for plan in slow:  # a mailbox that is locked holds up none of the others
+                yield [self._follow(plan)]
+        finally:
+            for _, descriptor in orders:
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def _quick(self, orders: Sequence[tuple[Any, int]], slow: list[Plan]) -> list[frames.Frame]:
+        """Answer what needs no more than Maildirs; what remains is added to slow."""
         answers: list[frames.Frame] = []
         plain: list[tuple[Plan, maildir.Letter]] = []
         files: dict[tuple[bytes, ...], Any] = {}  # within one batch a dot-qmail file is read once
@@ -62,13 +74,10 @@ class Deliverer:
             elif len(plan.instructions) == 1 and plan.instructions[0].kind is Kind.MAILDIR:
                 plain.append((plan, _letter(plan, plan.instructions[0])))
             else:
-                answers.append(self._follow(plan))
+                slow.append(plan)
         for (plan, _), outcome in zip(plain, self._maildirs.deliver([letter for _, letter in plain]), strict=True):
             text = b"did 1+0+0" if outcome.outcome == SUCCESS else outcome.text
             answers.append(frames.Delivered(plan.tag, outcome.outcome, outcome.enhanced, text, b"", []))
-        for _, descriptor in orders:
-            if descriptor >= 0:
-                os.close(descriptor)
         return answers
 
     def _plan(self, order: Any, descriptor: int, files: dict[tuple[bytes, ...], Any]) -> Plan | Outcome | frames.NeedsProgram:

@@ -28,7 +28,7 @@ class _Locked(Exception):
     """Somebody else holds the mailbox for longer than we wait."""
 
 
-def deliver(path: bytes, from_line: bytes, lines: bytes, contents: Contents, patience: float = LOCK_SECONDS) -> Outcome:
+def deliver(path: bytes, from_line: bytes, lines: bytes, contents: Contents) -> Outcome:
     """Append the message to the mailbox at path, which is made if it is missing."""
     try:
         # O_NONBLOCK: a FIFO in place of the file must not hold us.
@@ -39,7 +39,7 @@ def deliver(path: bytes, from_line: bytes, lines: bytes, contents: Contents, pat
     try:
         if not stat.S_ISREG(os.fstat(mailbox).st_mode):
             return temporary(b"4.2.1", b"the mailbox is not a regular file")
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + LOCK_SECONDS
         _lock_file(mailbox, deadline)
         lock = _dot_lock(path + b".lock", deadline)
         return _append(mailbox, path, from_line + lines, contents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -162,15 +163,35 @@ def _key_of(line: bytes) -> tuple[bytes, int]:
 
 
 _BLANK = b"\0"  # stands for a blank outside quotes; no text that is split has a NUL
+_TO_BLANK = bytes.maketrans(b" \t", _BLANK * 2)
+_SPECIAL = re.compile(rb'["()]')
 
 
 def _split(text: bytes, number: int) -> Iterator[bytes]:
     """Yield the values between commas that stand outside quotes and comments, as they are meant."""
+    # Most lines have neither quotes nor comments: a file of many thousands is read in no time.
+    pieces = _pieces(text, number) if _SPECIAL.search(text) else text.translate(_TO_BLANK).split(b",")
+    for piece in pieces:
+        value = piece.strip(_BLANK)
+        if value[:1] in (b"|", b"/", b":"):
+            value = value.replace(_BLANK, b" ")
+        elif value.endswith(b">") and b"<" in value:
+            value = value[value.rindex(b"<") + 1 : -1].strip(_BLANK)
+        if value[:1] == b":" and not value.startswith(b":include:/"):
+            raise AliasError(number, ":include:/path/of/file")
+        if _BLANK in value:
+            raise AliasError(number, "a comma between addresses")
+        if value:
+            yield value
+
+
+def _pieces(text: bytes, number: int) -> list[bytes]:
+    """Return what stands between commas, without quotes and comments, _BLANK for each blank outside quotes."""
     parts = [bytearray()]
     quoted = escaped = False
     depth = 0
-    for byte in text:
-        letter = bytes((byte,))
+    for place in range(len(text)):
+        letter = text[place : place + 1]
         if quoted:
             if escaped or letter not in b'\\"':
                 parts[-1] += letter
@@ -189,21 +210,8 @@ def _split(text: bytes, number: int) -> Iterator[bytes]:
             continue
         elif letter == b",":
             parts.append(bytearray())
-        elif letter in b" \t":
-            parts[-1] += _BLANK
         else:
-            parts[-1] += letter
+            parts[-1] += letter.translate(_TO_BLANK)
     if quoted or depth:
         raise AliasError(number, "a closing quote or parenthesis")
-    for part in parts:
-        value = bytes(part).strip(_BLANK)
-        if value[:1] in (b"|", b"/", b":"):
-            value = value.replace(_BLANK, b" ")
-        elif value.endswith(b">") and b"<" in value:
-            value = value[value.rindex(b"<") + 1 : -1].strip(_BLANK)
-        if value[:1] == b":" and not value.startswith(b":include:/"):
-            raise AliasError(number, ":include:/path/of/file")
-        if _BLANK in value:
-            raise AliasError(number, "a comma between addresses")
-        if value:
-            yield value
+    return [bytes(part) for part in parts]

@@ -113,3 +113,8 @@ def test_an_included_list_holds_addresses_and_nothing_that_runs() -> None:
         with pytest.raises(AliasError) as caught:
             aliases.parse_list(b"a@x.test\n" + line)
         assert caught.value.line == 2
+
+
+@given(st.text("ab ,\t<>:/|\\\\@.", max_size=30).map(str.encode))
+def test_the_short_way_through_plain_lines_reads_as_the_long_one(text: bytes) -> None:
+    assert text.translate(aliases._TO_BLANK).split(b",") == aliases._pieces(text, 1)

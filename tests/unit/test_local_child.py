@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from qmaild.delivery import mbox
 from qmaild.delivery.local import Deliverer
 from qmaild.protocol import frames
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
+from qmaild.runtime import system
 from tests.unit.local_house import MESSAGE, files_in
 
 DEFAULT = b"./Maildir/\n"
@@ -33,7 +35,7 @@ def order(
 
 def deliver(*orders: frames.Deliver) -> list[frames.Delivered]:
     answers = Deliverer(b"h", True).answer([(each, -1) for each in orders])
-    found = {answer[0]: answer for answer in answers}
+    found = {answer[0]: answer for some in answers for answer in some}
     result = [found[each.tag] for each in orders]
     assert all(isinstance(each, frames.Delivered) for each in result)
     return result  # type: ignore[return-value]
@@ -161,6 +163,25 @@ def test_in_a_batch_every_delivery_has_its_own_outcome(home: Path) -> None:
     assert len(files_in(home / "Maildir/new")) == 2
 
 
+def test_a_mailbox_that_is_locked_holds_up_no_maildir_of_the_batch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mbox, "LOCK_SECONDS", 0.0)
+    (home / ".qmail-box").write_bytes(b"./mbox\n")
+    (home / "mbox.lock").touch()
+    answers = Deliverer(b"h", True).answer([(order(home, b"box", tag=1), -1), (order(home, tag=2), -1)])
+    assert [answer[:2] for answer in next(answers)] == [(2, SUCCESS)]
+    assert [answer[:2] for answer in next(answers)] == [(1, TEMPORARY)]
+    assert next(answers, None) is None
+
+
+def test_descriptors_are_closed_whatever_comes_of_the_delivery(home: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    body = system.sealed_memfd(b"x" * 100)
+    for extension, content in ((None, b"S: x\n\n"), (b"none", b"S: x\n\n"), (None, b"Delivered-To: joe@here\n\n")):
+        list(Deliverer(b"h", True).answer([(order(home, extension, content=content)._replace(descriptor=1), os.dup(body))]))
+    os.close(body)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_nul_in_an_address_is_refused(home: Path) -> None:
     assert one(home, sender=b"a\0b")[:2] == (PERMANENT, b"5.1.3")
 
@@ -187,7 +208,7 @@ def test_a_list_that_cannot_be_read_or_understood_defers(home: Path) -> None:
 def test_whether_an_extension_has_a_file_is_told(home: Path) -> None:
     def asked(extension: bytes) -> bytes:
         question = frames.Exists(1, os.fsencode(home), b"-", extension)
-        answer = Deliverer(b"h", False).answer([(question, -1)])[0]
+        answer = next(Deliverer(b"h", False).answer([(question, -1)]))[0]
         assert isinstance(answer, frames.Is)
         return answer.outcome
 

@@ -22,8 +22,13 @@ ORDINARY = 54321  # a uid that is nobody's
 LINES = b"Return-Path: <a@x>\nDelivered-To: b@y\n"
 
 
-def deliver(path: Path, content: bytes, patience: float = 1.0) -> bytes:
-    return mbox.deliver(os.fsencode(path), FROM, LINES, Contents(content), patience).outcome
+def deliver(path: Path, content: bytes) -> bytes:
+    return mbox.deliver(os.fsencode(path), FROM, LINES, Contents(content)).outcome
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mbox, "LOCK_SECONDS", 0.1)
 
 
 def test_a_message_is_appended_with_its_from_line_and_an_empty_line(tmp_path: Path) -> None:
@@ -82,7 +87,7 @@ def test_a_mailbox_that_another_process_has_locked_defers(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdin is not None
         other.stdout.readline()
-        assert deliver(path, b"text\n", patience=0.1) == TEMPORARY
+        assert deliver(path, b"text\n") == TEMPORARY
         other.stdin.close()
     assert path.read_bytes() == b"before\n"
     assert deliver(path, b"text\n") == SUCCESS
@@ -91,7 +96,7 @@ def test_a_mailbox_that_another_process_has_locked_defers(tmp_path: Path) -> Non
 def test_a_dot_lock_of_another_defers_and_stays_and_a_stale_one_is_removed(tmp_path: Path) -> None:
     path, lock = tmp_path / "m", tmp_path / "m.lock"
     lock.write_bytes(b"1")
-    assert deliver(path, b"text\n", patience=0.1) == TEMPORARY
+    assert deliver(path, b"text\n") == TEMPORARY
     assert lock.exists() and path.read_bytes() == b""
     old = lock.stat().st_mtime - mbox.STALE_SECONDS - 10
     os.utime(lock, (old, old))
