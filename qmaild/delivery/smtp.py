@@ -65,7 +65,11 @@ class Where(NamedTuple):
 
     @property
     def text(self) -> bytes:
-        return b"%b[%b]:%d" % (self.host, self.address, self.port) if self.port else self.address
+        """host[address]:port, or the path of a unix socket."""
+        if not self.port:
+            return self.address
+        host = b"" if self.host.strip(b"[]") == self.address else self.host
+        return b"%b[%b]:%d" % (host, self.address, self.port)
 
 
 class Owner(Protocol):
@@ -137,9 +141,12 @@ class Connection:
         if not data:
             self._after(self.session.lost(b"it closed the connection"))
             return
-        if self.session.transaction:
+        session = self.session
+        replies = session.replies
+        events = session.feed(data)
+        if session.transaction and session.replies > replies:  # whole ones: bytes that trickle gain no time
             self.deadline = self._loop.time() + self._timeout
-        self._after(self.session.feed(data))
+        self._after(events)
 
     def _after(self, events: list[Event]) -> None:
         self._send(self.session.take())

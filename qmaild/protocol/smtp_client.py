@@ -57,7 +57,7 @@ class Session:
     __slots__ = (
         "_body_sent", "_commands", "_events", "_expected", "_helo", "_needs_reset", "_out", "_reader",
         "extensions", "failure", "is_answered", "is_closed", "is_lmtp", "is_ready", "peer",
-        "transaction", "transactions",
+        "replies", "transaction", "transactions",
     )  # fmt: skip
 
     def __init__(self, helo: bytes, peer: bytes, is_lmtp: bool = False) -> None:
@@ -69,6 +69,7 @@ class Session:
         self.is_ready = False  # greeting and EHLO are done: the server talks to us
         self.transaction: Transaction | None = None
         self.transactions = 0  # how many have ended
+        self.replies = 0  # how many have come
         self.is_answered = False  # the server has answered something of this transaction
         self._helo = helo
         self._reader = Reader()
@@ -187,6 +188,7 @@ class Session:
         return Result(outcome, reply.code, enhanced, text)
 
     def _answer(self, reply: Reply) -> None:
+        self.replies += 1
         if not self._expected:  # RFC 5321 3.8: 421 may come unasked; so may nothing else
             self._close(self._result(Step.MAIL, reply, TEMPORARY))
             return

@@ -85,6 +85,11 @@ class Resolver:
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         return await asyncio.shield(task)  # who gives up waiting does not take the answer from the others
 
+    def give_up(self) -> None:
+        """End all questions; who waits for one is cancelled."""
+        for task in list(self._asking.values()):
+            task.cancel()
+
     def forget_all(self) -> None:
         self._cache.clear()
 

@@ -62,10 +62,11 @@ def build(service: Service) -> None:
     def give_up() -> None:
         for task in running:  # their askers see the connection end: temporary
             task.cancel()
+        resolver.give_up()
 
     service.on_stop = give_up
     service.commands.update({b"tcpto": tcpto, b"tcpok": tcpok})
-    service.is_busy = lambda: bool(running)
+    service.is_busy = lambda: bool(running) or resolver.is_busy
     service.status = lambda: f"{len(running)} connections being made"
     service.serve("dial", on_frame)
 

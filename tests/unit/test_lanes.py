@@ -10,6 +10,7 @@ import pytest
 
 from qmaild.control.settings import parse
 from qmaild.delivery import lanes as subject
+from qmaild.delivery.smtp import Where
 from qmaild.protocol import frames
 
 ORDER = frames.Order(1, 5, 0, 0, b"remote:b.test", b"s@a.test", [0], [b"r@b.test"], 2, b"x\n", 0)
@@ -117,3 +118,32 @@ def test_an_asker_that_leaves_while_dial_works_gets_no_message_sent() -> None:
         assert (lanes.connections, lanes.orders) == (0, 0)
 
     asyncio.run(run())
+
+
+def test_a_reply_that_trickles_gains_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "SWEEP_SECONDS", 0.02)
+
+    async def run() -> None:
+        loop, dial = asyncio.get_running_loop(), Dial()
+        done: asyncio.Future[frames.Report] = loop.create_future()
+        settings, _ = parse({"timeoutremote": b"1"}, b"host.test")
+        lanes = subject.Lanes(loop, dial.ask, lambda: settings)
+        lanes.deliver("send", ORDER, -1, done.set_result)
+        peer = dial.peers[0]
+        for reply in (b"220 a\r\n", b"250-a\r\n250 PIPELINING\r\n"):
+            await loop.sock_sendall(peer, reply)
+            await loop.sock_recv(peer, 1000)
+        await loop.sock_sendall(peer, b"250-")
+        while not done.done():
+            await loop.sock_sendall(peer, b"x")
+            await asyncio.wait([done], timeout=0.05)
+        assert (done.result().outcomes, done.result().enhanced) == (b"Z", [b"4.4.2"])
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_a_peer_is_named_by_host_address_and_port() -> None:
+    where = Where(b"smtp", b"mx.b.test", b"192.0.2.1", 25, False)
+    assert where.text == b"mx.b.test[192.0.2.1]:25"
+    assert where._replace(host=b"[192.0.2.1]").text == b"[192.0.2.1]:25"
+    assert where._replace(address=b"/run/lmtp", port=0).text == b"/run/lmtp"

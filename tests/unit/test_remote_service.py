@@ -59,7 +59,7 @@ def test_a_message_is_handed_over(tmp_path: Path) -> None:
         assert done == frames.Report(
             9, b"KK", [250] * 2, [b"2.0.0"] * 2,
             [b"127.0.0.1 accepted message. Remote host said: 250 2.0.0 taken"] * 2,
-            [b"[127.0.0.1][127.0.0.1]:%d" % peer.port] * 2,
+            [b"[127.0.0.1]:%d" % peer.port] * 2,
         )  # fmt: skip
         seen = peer.messages.get(timeout=SECONDS)
     assert seen.content == WIRE and seen.recipients == ["r0@b.test", "r1@b.test"]
