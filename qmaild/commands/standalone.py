@@ -146,7 +146,9 @@ def _lock(directory: Path) -> int:
 
 def _make_tree(directory: Path) -> None:
     """Make what is missing below `directory`; what is there stays as it is."""
-    for name, mode in (("", 0o755), ("control", 0o755), ("run", 0o755), ("queue", 0o700), ("home", 0o755)):
+    for name, mode in (
+        ("", 0o755), ("control", 0o755), ("run", 0o755), ("queue", 0o700), ("home", 0o755), ("alias", 0o755)
+    ):
         (directory / name).mkdir(mode=mode, exist_ok=True)
     for file, text in (("users", "".join(f"{name}\n" for name in USERS)), ("aliases", ALIASES)):
         with contextlib.suppress(FileExistsError), (directory / file).open("x") as made:
