@@ -218,9 +218,12 @@ def test_a_host_that_timed_out_is_left_alone_until_tcpok(names: NameServer, tmp_
 
 def test_a_slow_question_does_not_hold_up_others(names: NameServer, tmp_path: Path) -> None:
     dead = DeadHost()
-    with listening() as alive, dial(
-        tmp_path, smtproutes=f"dead:[127.0.0.1]:{dead.port}\nalive:127.0.0.1:{port_of(alive)}", timeoutconnect="30"
-    ) as service:
+    with (
+        listening() as alive,
+        dial(
+            tmp_path, smtproutes=f"dead:[127.0.0.1]:{dead.port}\nalive:127.0.0.1:{port_of(alive)}", timeoutconnect="30"
+        ) as service,
+    ):
         client = service.client("dial")
         client.send(frames.Connect(1, b"route", b"dead", []))
         client.send(frames.Connect(2, b"route", b"alive", []))

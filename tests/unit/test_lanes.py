@@ -38,7 +38,7 @@ class Dial:
 async def take_message(peer: socket.socket, is_first: bool) -> None:
     """Play the server for one message."""
     loop = asyncio.get_running_loop()
-    for reply in ([b"220 a\r\n", b"250-a\r\n250 PIPELINING\r\n"] if is_first else []):
+    for reply in [b"220 a\r\n", b"250-a\r\n250 PIPELINING\r\n"] if is_first else []:
         await loop.sock_sendall(peer, reply)
         await loop.sock_recv(peer, 1000)
     if not is_first:

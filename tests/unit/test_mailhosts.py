@@ -146,9 +146,7 @@ def test_address_literals(name: bytes, address: str | None) -> None:
     assert mailhosts.literal(name) == (ipaddress.ip_address(address) if address else None)
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "::1", "::", "224.0.0.1", "ff02::1"]
-)
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "::1", "::", "224.0.0.1", "ff02::1"])
 def test_addresses_that_are_never_another_host(address: str) -> None:
     assert mailhosts.is_never_mail(ipaddress.ip_address(address))
 

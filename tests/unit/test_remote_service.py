@@ -172,9 +172,7 @@ def test_a_full_disk_is_no_limit_of_recipients(tmp_path: Path) -> None:
         (".", CLOSE, b"Z", 0, b"4.4.2"),
     ],
 )
-def test_what_a_peer_refuses(
-    tmp_path: Path, verb: str, reply: str, outcome: bytes, code: int, enhanced: bytes
-) -> None:
+def test_what_a_peer_refuses(tmp_path: Path, verb: str, reply: str, outcome: bytes, code: int, enhanced: bytes) -> None:
     with Peer(lambda command, count: reply if command.startswith(verb) else None) as peer, \
          host(tmp_path, f":[127.0.0.1]:{peer.port}") as (_, client):  # fmt: skip
         done = carried_out(client)
