@@ -128,6 +128,8 @@ struct queue {
     struct serving *servings;
     size_t serving_count, serving_room;
     struct segment *released; /* void, but not yet durably so (I7) */
+    struct segment *aside;    /* at open: what has no header */
+    uint64_t missing;         /* at open: a generation of the log that is not there */
     struct block *filling;
     uint64_t last_ticket, decided;
     uint64_t oldest_said;

@@ -265,11 +265,11 @@ static int by_generation(const void *left, const void *right)
     return one->intact - two->intact;
 }
 
-/* From the newest back along `previous`: *keep marks the log's segments, limits are set, and the answer is whether
-   one that should be there is missing. */
-static int mark_chain(struct segment **all, size_t count, uint64_t oldest, uint8_t *keep)
+/* From the newest back along `previous`: *keep marks the log's segments, limits are set, and the answer is the latest
+   generation that should be there and is not, or 0. */
+static uint64_t mark_chain(struct segment **all, size_t count, uint64_t oldest, uint8_t *keep)
 {
-    int missing = 0;
+    uint64_t missing = 0;
     size_t at = count - 1;
 
     while (all[at]->generation >= oldest && all[at]->generation) {
@@ -277,19 +277,17 @@ static int mark_chain(struct segment **all, size_t count, uint64_t oldest, uint8
         keep[at] = 1;
         while (at && all[at - 1]->generation >= later->generation)
             at--; /* a twin: not ours */
-        if (later->intact && !later->previous)
-            break;
         while (at && later->intact && all[at - 1]->generation > later->previous)
             at--; /* I5: void */
-        if (at == 0)
-            return missing || (later->intact && later->previous >= oldest);
+        if (later->intact && later->previous >= oldest && !missing &&
+            (at == 0 || all[at - 1]->generation != later->previous))
+            missing = later->previous;
+        if (at == 0 || (later->intact && !later->previous))
+            break;
         at--;
-        if (later->intact && all[at]->generation == later->previous) {
-            if (later->previous_end >= SEGMENT_START && later->previous_end <= all[at]->limit)
-                all[at]->limit = later->previous_end;
-        } else if (later->intact && later->previous >= oldest) {
-            missing = 1;
-        }
+        if (later->intact && all[at]->generation == later->previous && later->previous_end >= SEGMENT_START &&
+            later->previous_end <= all[at]->limit)
+            all[at]->limit = later->previous_end;
     }
     return missing;
 }
@@ -305,24 +303,21 @@ static void take_spare(struct queue *q, struct segment *segment)
     q->segment_count++;
 }
 
-/* Sorts the segments into the log and the rest. What cannot be read while the log has a hole is left alone: it may
-   be what is missing. */
+/* Sorts the segments into the log and the rest. What cannot be read waits: it may be what is missing. */
 static void sort_out(struct queue *q, struct segment **all, size_t count)
 {
     uint8_t *keep = (uint8_t *)(all + count);
     struct segment **end = &q->log;
-    uint64_t oldest = 0;
-    int missing = 0;
 
     memset(keep, 0, count);
     for (size_t at = 0; at < count; at++) {
         if (all[at]->intact)
-            oldest = all[at]->oldest; /* the newest header's, in the end */
-        if (all[at]->size > q->options.segment_bytes && all[at]->size <= Q_SEGMENT_MAX)
+            q->oldest = all[at]->oldest; /* the newest header's, in the end */
+        if (all[at]->size > q->options.segment_bytes && all[at]->size <= Q_SEGMENT_MAX && all[at]->intact)
             q->options.segment_bytes = all[at]->size;
     }
     if (count)
-        missing = mark_chain(all, count, oldest, keep);
+        q->missing = mark_chain(all, count, q->oldest, keep);
     for (size_t at = 0; at < count; at++) {
         if (all[at]->generation > q->generation)
             q->generation = all[at]->generation;
@@ -332,15 +327,31 @@ static void sort_out(struct queue *q, struct segment **all, size_t count)
             *end = q->active = all[at];
             end = &all[at]->next;
             q->segment_count++;
-        } else if (!all[at]->generation && missing) {
-            segment_discard(q, all[at], 0);
+        } else if (!all[at]->generation) {
+            all[at]->next = q->aside;
+            q->aside = all[at];
         } else {
             take_spare(q, all[at]);
         }
     }
-    q->damaged += (uint64_t)missing;
-    q->oldest = q->log ? q->log->generation : 0;
-    q->oldest_durable = oldest;
+    q->oldest_durable = q->oldest;
+}
+
+/* After replay, which may have found that what is missing is void by now. If it is not, nothing that may be it is touched. */
+static void settle_aside(struct queue *q)
+{
+    int is_missing = q->missing && q->missing >= q->oldest;
+
+    q->damaged += (uint64_t)is_missing;
+    while (q->aside) {
+        struct segment *segment = q->aside;
+        q->aside = segment->next;
+        segment->next = NULL;
+        if (is_missing)
+            segment_discard(q, segment, 0);
+        else
+            take_spare(q, segment);
+    }
 }
 
 static int load_segments(struct queue *q)
@@ -404,6 +415,7 @@ static void let_go(struct queue *q)
     drop_segments(q, q->log);
     drop_segments(q, q->released);
     drop_segments(q, q->spare);
+    drop_segments(q, q->aside);
     drop_blocks(q->filling);
     drop_blocks(q->queued);
     drop_blocks(q->results);
@@ -464,6 +476,8 @@ static int open_all(struct queue *q, const char *directory)
         code = replay_all(q);
     if (code == Q_OK)
         code = replay_settle(q);
+    if (code == Q_OK)
+        settle_aside(q);
     if (code == Q_OK && threads_start(q) != Q_OK)
         code = fail_with(q, Q_MEMORY, "no threads");
     return code;
