@@ -66,6 +66,11 @@ class Lanes:
         return len(self._places) + self._dialing
 
     @property
+    def idle(self) -> int:
+        """Sessions that wait for an order."""
+        return self._idle_count
+
+    @property
     def orders(self) -> int:
         return sum(len(works) for works in self._works.values())
 
@@ -178,6 +183,8 @@ class Lanes:
         work.note(transaction, connection.where.text)
         if session.is_closed:
             return
+        if work.report is None:
+            work.pending.clear()  # nobody asks for the rest any more
         if work.pending and session.transactions < TRANSACTIONS:
             self._loop.call_soon(self._next, place)  # not at once: a batch may end before it is begun
         elif work.pending:

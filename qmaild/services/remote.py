@@ -27,7 +27,7 @@ def build(service: Service) -> None:
         lanes.deliver(channel, frame, descriptor, channel.send)
 
     service.is_busy = lambda: lanes.connections > 0
-    service.status = lambda: f"{lanes.orders} orders, {lanes.connections} connections"
+    service.status = lambda: f"{lanes.orders} orders, {lanes.connections} connections, {lanes.idle} idle"
     service.on_stop = lanes.stop
     service.serve("remote", on_frame, lanes.forget)
 

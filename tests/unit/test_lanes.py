@@ -120,6 +120,26 @@ def test_an_asker_that_leaves_while_dial_works_gets_no_message_sent() -> None:
     asyncio.run(run())
 
 
+def test_an_asker_that_leaves_after_the_dot_gets_no_further_transaction_sent() -> None:
+    async def run() -> None:
+        loop, dial = asyncio.get_running_loop(), Dial()
+        lanes = subject.Lanes(loop, dial.ask, lambda: SETTINGS)
+        order = ORDER._replace(indexes=list(range(150)), recipients=[b"r@b.test"] * 150)
+        lanes.deliver("send", order, -1, lambda report: pytest.fail("a report to nobody"))
+        peer = dial.peers[0]
+        for reply in (b"220 a\r\n", b"250-a\r\n250 PIPELINING\r\n", b"250 a\r\n" * 101 + b"354 a\r\n"):
+            await loop.sock_sendall(peer, reply)
+            await loop.sock_recv(peer, 10_000)
+        lanes.forget("send")
+        await loop.sock_sendall(peer, b"250 a\r\n")
+        while not lanes.idle:
+            await asyncio.sleep(0)
+        lanes.stop()
+        assert await asyncio.wait_for(loop.sock_recv(peer, 1000), 10) == b"QUIT\r\n"
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
 def test_a_reply_that_trickles_gains_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "SWEEP_SECONDS", 0.02)
 
