@@ -99,12 +99,17 @@ static const char *netstring(const char **place, const char *end, size_t *length
     return at + 1;
 }
 
-static long number(const char *digits, size_t length) {
-    char text[12] = "";
-    if (length == 0 || length >= sizeof text)
+/* The number in these digits, 0 to 255. -1: it is none, and must not be taken for the 0 that means success. */
+static int number(const char *digits, size_t length) {
+    int value = 0;
+    if (length == 0 || length > 3)
         return -1;
-    memcpy(text, digits, length);
-    return strtol(text, NULL, 10);
+    for (size_t n = 0; n < length; n++) {
+        if (digits[n] < '0' || digits[n] > '9')
+            return -1;
+        value = value * 10 + (digits[n] - '0');
+    }
+    return value <= 255 ? value : -1;
 }
 
 /* Act on one frame of the service: print output, or end with its code. */
@@ -115,12 +120,13 @@ static void obey(const char *frame, const char *end) {
     for (int n = 0; n < 3 && place < end; n++)
         if (!(field[n] = netstring(&place, end, &length[n])))
             fail(self->lost, "the mail service answered with something that is no frame");
-    if (*frame == 'x' && field[1])
-        exit((int)number(field[1], length[1]) & 255);
+    if (*frame == 'x' && field[1] && number(field[1], length[1]) >= 0)
+        exit(number(field[1], length[1]));
     if (*frame == 'v')
         fail(self->lost, "the mail service is of another version than this program");
-    if (*frame == '>' && field[2])
-        print(number(field[1], length[1]) == 2 ? 2 : 1, field[2], length[2]);
+    if (*frame != '>' || !field[2])
+        fail(self->lost, "the mail service answered with something that is no frame");
+    print(number(field[1], length[1]) == 2 ? 2 : 1, field[2], length[2]);
 }
 
 /* Read what the service has to say (waiting for it if nothing is there) and obey it. */
@@ -255,6 +261,8 @@ struct run {
 };
 
 static void append(struct run *run, const char *bytes, size_t length) {
+    if (length == 0)
+        return;
     if (run->used + length > run->room) {
         size_t room = (run->used + length) * 2 + 1024;
         char *larger = realloc(run->bytes, room);

@@ -19,12 +19,14 @@ MAX_ALIASES_BYTES = 64 << 20
 def _ask(uid: int, gid: int) -> tuple[bytes, bool]:
     """Ask the system. An account that is absent or in trouble has no name and no rights: the safe reading."""
     answer = system.account_by_uid(uid)
-    name = answer.account.name if isinstance(answer, system.Found) else b""
+    account = answer.account if isinstance(answer, system.Found) else None
+    name = account.name if account else b""
     if uid == 0 or (paths.STANDALONE and uid == os.geteuid()):
         return name, True
     try:
         administrators = grp.getgrnam(ADMINISTRATORS).gr_gid
-        return name, administrators == gid or (bool(name) and administrators in system.groups_of(name, gid))
+        is_member = account is not None and administrators in system.groups_of(account.name, account.gid)
+        return name, administrators == gid or is_member
     except (KeyError, OSError):
         return name, False
 

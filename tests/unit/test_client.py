@@ -336,6 +336,72 @@ def test_the_client_takes_less_than_two_milliseconds_of_cpu(house: House, tmp_pa
     assert statistics.median(times) < CPU_SECONDS
 
 
+# --- a queue that refuses, or is lost
+
+
+class Queue:
+    """An intake that answers every message with this frame (its tag put in), or closes at once."""
+
+    def __init__(self, directory: Path, answer: frames.Refused | None) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(directory / "run" / "intake.sock"))
+        self._listener.listen()
+        self._answer = answer
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        with sock:
+            sock.settimeout(SECONDS)
+            reader = netstring.Reader(frames.MAX_FRAME)
+            while self._answer and (data := sock.recv(65536)):
+                for payload in reader.feed(data):
+                    frame = frames.decode(payload)
+                    if isinstance(frame, frames.Message):
+                        sock.sendall(frames.encode(self._answer._replace(tag=frame.tag)))
+
+    def __enter__(self) -> Queue:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._thread.join(SECONDS)
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "sendmail", "inject", "queue"),
+    [
+        (frames.Refused(0, frames.TEMPORARY, b"4.3.1", b"no room"), 75, 111, 53),
+        (frames.Refused(0, frames.TEMPORARY, b"4.3.0", b"trouble"), 75, 111, 71),
+        (frames.Refused(0, frames.PERMANENT, b"5.3.4", b"too large"), 69, 100, 31),
+        (None, 75, 111, 71),
+    ],
+)
+def test_what_the_queue_refuses_has_its_exit_code(
+    programs: Path, tmp_path: Path, answer: frames.Refused | None, sendmail: int, inject: int, queue: int
+) -> None:
+    codes = []
+    for name in ("sendmail", "qmail-inject", "qmail-queue"):
+        directory = tmp_path / name
+        (directory / "run").mkdir(parents=True)
+        house = House(programs, directory)
+        with Queue(directory, answer), Running("inject", ["inject"], directory):
+            if name == "qmail-queue":
+                codes.append(house.qmail_queue(b"\n", b"F\0Tx@y\0\0"))
+            else:
+                done = house.run(name, "x@y", message=b"\n")
+                codes.append(done.returncode)
+                assert (answer.text if answer else b"cannot be reached") in done.stderr
+    assert codes == [sendmail, inject, queue]
+
+
+def test_without_a_queue_socket_it_is_temporary(programs: Path, tmp_path: Path) -> None:
+    with Running("inject", ["inject"], tmp_path):
+        assert House(programs, tmp_path).run("sendmail", "x@y", message=b"\n").returncode == 75
+        assert House(programs, tmp_path).run("mailq").returncode == 75
+
+
 # --- without a service, or with a strange one
 
 
@@ -427,6 +493,9 @@ def test_an_early_refusal_is_heard_while_input_is_still_sent(programs: Path, tmp
         b"garbage without end" * 10_000,
         b"99999999:",
         b"8:x9:12345,,",
+        b"9:x1:1,1:a,,",
+        b"11:x1:1,3:256,,",
+        b"8:x1:1,0:,,",
         b"1:x,",
         b"0:,",
     ],
