@@ -55,7 +55,7 @@ class Job(NamedTuple):
 class Part(NamedTuple):
     """One recipient of a message: state is new, waiting, out, done or failed; due is 0 for now; lane is b"" if new."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of that name, which nobody asks of a recipient
     address: bytes
     state: str
     lane: bytes

@@ -1,5 +1,5 @@
 /* The machine dies at call n, or call n fails; it comes back, and the promises are checked.
-   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice (the power goes) or eio, enospc
+   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice, faltering (the power goes) or eio, enospc
    (call n fails), dying, full (all writes from call n on fail). Prints "points N". A broken promise aborts. */
 #include "model.h"
 
@@ -29,6 +29,11 @@ static int crash_point(const char *mode, uint64_t seed, uint64_t n)
 
     start_over(seed, n);
     disk_crash_at(disk, n);
+    if (strcmp(mode, "faltering") == 0) {
+        disk_fail_at(disk, n, EIO, 0);
+        disk_crash_at(disk, n + 1 + disk_random(disk, 30));
+        loss = disk_random(disk, 3);
+    }
     run_workload();
     if (!disk_is_dead(disk))
         return 0;
@@ -67,6 +72,7 @@ static int failure_point(const char *mode, uint64_t seed, uint64_t n)
     if (q) {
         check();
         settle();
+        expect_all();
         check();
     }
     if (q && n % 3 == 0)

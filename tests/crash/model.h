@@ -22,6 +22,7 @@ int open_queue(void);
 void let_go(void);
 void forget_tickets(void);
 void forget_numbers(void);
+void expect_all(void);
 /* Look at every message and hold it against the promises. */
 void check(void);
 /* Deliver everything, and see that nothing is left. */

@@ -71,6 +71,10 @@ def test_killed_or_cut_off_again_during_recovery_breaks_no_promise(
     tried(built, "twice", record_property)
 
 
+def test_power_lost_soon_after_a_call_has_failed_breaks_no_promise(built: pathlib.Path, record_property: Record) -> None:
+    tried(built, "faltering", record_property)
+
+
 @pytest.mark.parametrize("mode", ["eio", "enospc"])
 def test_any_call_failing_once_breaks_no_promise(built: pathlib.Path, mode: str, record_property: Record) -> None:
     tried(built, mode, record_property)

@@ -9,7 +9,7 @@ import resource
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -234,7 +234,7 @@ def test_a_message_about_an_unknown_one_is_refused_without_a_trace(client: Clien
     client.settle()
     before = client.store.counts()
     with pytest.raises(StoreError) as raised:
-        client.add(**about)
+        client.add(**about)  # type: ignore[arg-type]
     assert raised.value.reason == "unknown"
     assert client.store.counts() == before
 
@@ -267,12 +267,13 @@ def test_retry_makes_one_message_or_one_lane_or_all_due(client: Client) -> None:
 def test_facts_about_unknown_messages_and_recipients_are_refused(client: Client) -> None:
     number = client.add()
     client.settle()
-    for wrong in (
+    wrongs: list[Callable[[], object]] = [
         lambda: client.store.done(99, [0]), lambda: client.store.done(number, [1]), lambda: client.store.end(99),
         lambda: client.store.fail(number, 1, b""), lambda: client.store.fail(99, 0, b""),
         lambda: client.store.defer(number, b"", 0, [0, 5]), lambda: client.store.give_back(99),
         lambda: client.store.read(99),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(StoreError) as raised:
             wrong()
         assert raised.value.reason == "unknown"

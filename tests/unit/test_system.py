@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import pathlib
 import pwd
 from collections.abc import Callable
 
@@ -72,7 +73,8 @@ def test_groups_hold_the_primary_group() -> None:
 def test_become_leaves_nothing_but_the_user() -> None:
     def act() -> int:
         system.become(12345, 23456, [23456, 34567])
-        status = dict(line.split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         return 0 if (
             os.getresuid() == (12345,) * 3 and os.getresgid() == (23456,) * 3
             and sorted(os.getgroups()) == [23456, 34567]
@@ -97,7 +99,7 @@ def test_become_takes_ambient_capabilities_away() -> None:
         for capability in (setgid, setuid):
             assert libc.prctl(ambient, ambient_raise, capability, 0, 0) == 0
         system.become(12345, 23456, [])
-        status = open("/proc/self/status").read()
+        status = pathlib.Path("/proc/self/status").read_text()
         return 0 if "CapAmb:\t0000000000000000" in status and "CapPrm:\t0000000000000000" in status else 1
 
     assert in_child(act) == 0
@@ -147,10 +149,11 @@ def test_a_sealed_memfd_cannot_be_changed() -> None:
     descriptor = system.sealed_memfd(b"content")
     assert system.is_sealed(descriptor)
     assert os.read(descriptor, 100) == b"content"
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: os.pwrite(descriptor, b"x", 0), lambda: os.ftruncate(descriptor, 0),
         lambda: os.ftruncate(descriptor, 100), lambda: fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, 0),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for change in changes:
         with pytest.raises(PermissionError):
             change()
     os.close(descriptor)
