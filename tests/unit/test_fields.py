@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmaild.message import fields
@@ -54,6 +54,7 @@ def test_a_section_ends_where_qmail_inject_ends_it(message: bytes, expected: lis
     assert read(message, 1) == (expected, body)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"A: 1\n", b" c\n", b"\n", b"x\n", b"From y\n", b"B :", b"\t", b"z"])).map(b"".join))
 def test_reading_byte_by_byte_gives_what_reading_whole_gives(message: bytes) -> None:
     assert read(message, 1) == read(message)
@@ -73,6 +74,7 @@ def test_an_endless_line_is_refused() -> None:
             reader.feed(b"x" * 65536)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"x", b"\r\n"])).map(b"".join))
 def test_line_ends_are_made_the_same_however_the_bytes_arrive(message: bytes) -> None:
     ends = fields.LineEnds()
@@ -154,6 +156,7 @@ _TEXT = st.lists(
                      b"[1]", b"\n ", b"\xc3\xa4", b"+", b"."]), max_size=30).map(b"".join)  # fmt: skip
 
 
+@settings(deadline=None)
 @given(_TEXT)
 def test_any_text_is_a_list_or_an_error_and_what_is_written_reads_the_same(value: bytes) -> None:
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmaild.message import envelope, inject, invocation
@@ -194,6 +194,7 @@ def test_an_address_that_is_too_long_is_refused() -> None:
         inject.check_envelope(b"", [b"a"] * (inject.MAX_RECIPIENTS + 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"To: a\n", b"Bcc: <b@c>\n", b"From: x <y@z>\n", b"Resent-To: q\n", b"Date: 1\n",
                                  b"Cc: (\n", b"Return-Path: <>\n", b"Received: 1\n", b"X: \xff\0\r\n"]), max_size=8),
        st.sampled_from(["", "c", "r", "m", "fis"]))  # fmt: skip
@@ -260,6 +261,7 @@ def test_an_unknown_program_is_refused(program: str) -> None:
         asked(program=program)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="-tbfopqsFx=@ ", max_size=4), max_size=6))
 def test_any_arguments_are_an_invocation_or_a_usage_error(arguments: list[str]) -> None:
     for program in ("sendmail", "qmail-inject", "mailq", "newaliases", "qmail-queue"):
