@@ -82,7 +82,7 @@ class Server:
 class Connection(aiosmtpd.SMTP):
     """One session. It holds a little over MAX_BUFFERED bytes of commands at most, and its draft's share."""
 
-    transport: Stream | None
+    transport: Any  # a Stream, None once it is lost
     session: Any
     envelope: Any
 
@@ -152,7 +152,10 @@ class Connection(aiosmtpd.SMTP):
 
     def time_out(self) -> None:
         """The client was silent for too long; one that waits for us is not to blame."""
-        if self.transport is None or (self._grammar.is_waiting and not self._is_choked):
+        if self.transport is None:
+            return
+        is_ours = self._grammar.is_waiting or not self._is_reading
+        if is_ours and not self._is_choked:
             return
         if self.transport.is_closing() or self._is_choked:
             self.transport.abort()
@@ -172,11 +175,16 @@ class Connection(aiosmtpd.SMTP):
             return
         self._is_running = True
         grammar = self._grammar
-        event: Any = grammar.next_event()
-        while event is not None:
-            _HANDLERS[type(event)](self, event)
-            event = grammar.next_event()
-        self._is_running = False
+        try:
+            event: Any = grammar.next_event()
+            while event is not None:
+                _HANDLERS[type(event)](self, event)
+                event = grammar.next_event()
+        except Exception as error:  # a fault of ours costs this session, not those whose answers come behind it
+            self._server.loop.call_exception_handler({"message": "an SMTP session was given up", "exception": error})
+            self.abort()
+        finally:
+            self._is_running = False
         if self.transport is None:
             return
         # While an answer is awaited the replies before it wait too: they leave together.

@@ -25,6 +25,7 @@ from qmaild.runtime.service import run as run_service
 PROCESSORS_A_WORKER = 4  # the rest is for the queue, the deliverers and the kernel
 PULSE_SECONDS = 1.0
 SILENT_SECONDS = 20.0  # a worker without a pulse this long hangs
+END_SECONDS = 0.1  # from the end of the pulse to the end of the process
 RESTART_SECONDS = 0.3  # as the units' RestartSec=
 MARK = "QMAILD_WORKER"  # "descriptor of the pulse/number of workers", in the environment of a worker only
 
@@ -157,13 +158,18 @@ class Supervisor:
     def _lost(self, worker: _Worker) -> None:
         self._service.loop.remove_reader(worker.pulse.fileno())
         worker.pulse.close()
-        worker.process.kill()  # it has closed its pulse: it is gone, or of no use
+        self._service.loop.call_later(END_SECONDS, self._bury, worker)
+
+    def _bury(self, worker: _Worker) -> None:
+        worker.process.kill()  # without a pulse it is gone already, or of no use
         code = worker.process.wait()
         self._workers.remove(worker)
         self._count_connections()
-        if not self._service.is_stopping:
+        if self._service.is_stopping:
+            return
+        if code:
             journal.note(journal.WARNING, f"worker {worker.process.pid} ended ({code}); starting another")
-            self._service.loop.call_later(RESTART_SECONDS, self._add)
+        self._service.loop.call_later(RESTART_SECONDS, self._add)
 
     def _count_connections(self) -> None:
         self._service.connections = sum(each.connections for each in self._workers)

@@ -31,7 +31,7 @@ def _turns(path: Path) -> list[tuple[bytes, bytes]]:
     return turns
 
 
-@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=[path.stem for path in TRANSCRIPTS])
 def test_the_server_says_what_the_transcript_says(path: Path) -> None:
     (_, greeting), *turns = _turns(path)
     owner = Owner()
@@ -41,7 +41,7 @@ def test_the_server_says_what_the_transcript_says(path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 7])
-@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=[path.stem for path in TRANSCRIPTS])
 def test_how_the_bytes_are_cut_changes_nothing(path: Path, step: int) -> None:
     turns = _turns(path)
     owner = converse(b"".join(sent for sent, _ in turns), step)
