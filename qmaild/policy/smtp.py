@@ -17,6 +17,7 @@ from qmaild.protocol.smtp.replies import Reply
 TOO_MANY_SESSIONS = Reply(421, b"4.3.2", b"too many sessions, try again later")
 TOO_MANY_FROM_CLIENT = Reply(421, b"4.7.0", b"too many sessions from your address")
 TIMED_OUT = Reply(421, b"4.4.2", b"timeout")
+TOO_MANY_REFUSALS = Reply(421, b"4.7.0", b"too much was refused in this session")
 SHUTTING_DOWN = Reply(421, b"4.3.2", b"the service is stopping, try again later")
 TOO_LARGE = Reply(552, b"5.3.4", b"sorry, that message size exceeds my databytes limit")
 BAD_SENDER = Reply(553, b"5.7.1", b"sorry, your envelope sender is in my badmailfrom list")
@@ -51,6 +52,9 @@ def is_bad_sender(settings: Settings, address: bytes) -> bool:
         return False
     lowered = address.lower()
     return lowered in settings.badmailfrom or lowered[lowered.rfind(b"@") :] in settings.badmailfrom
+
+
+MAX_REFUSALS = 100  # since the last message that was taken: who asks on after so many is guessing addresses
 
 
 class Question(NamedTuple):

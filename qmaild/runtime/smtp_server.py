@@ -99,6 +99,7 @@ class Connection(aiosmtpd.SMTP):
         self._size = 0
         self._flags = 0
         self._tried = 0
+        self._refused = 0
         self._begun = 0.0
         self._is_running = False
         self._is_reading = True
@@ -300,6 +301,7 @@ class Connection(aiosmtpd.SMTP):
         reply = policy.stored(answer, int(time.time()))
         envelope = self.envelope
         if isinstance(answer, frames.Accepted):
+            self._refused = 0
             journal.record(
                 events.ACCEPTED, message=answer.number, sender=envelope.mail_from,
                 recipients=len(envelope.rcpt_tos), bytes=self._size, peer=self.client,
@@ -344,6 +346,9 @@ class Connection(aiosmtpd.SMTP):
         return b"esmtp" if self._grammar.is_extended else b"smtp"
 
     def _note_refusal(self, command: bytes, reply: Reply, **fields: bytes) -> None:
+        self._refused += 1
+        if self._refused > policy.MAX_REFUSALS:
+            self._grammar.close_soon(policy.TOO_MANY_REFUSALS)
         journal.record(
             events.REFUSED, peer=self.client, helo=self._grammar.helo, protocol=self._protocol(),
             command=command, code=reply.code, enhanced=reply.enhanced, text=reply.text, **fields)  # fmt: skip

@@ -216,6 +216,16 @@ def test_recipients_are_limited(place: Path) -> None:
         assert codes == [b"250 2.1.5", b"250 2.1.5", b"452 4.5.3"]
 
 
+def test_a_client_that_guesses_addresses_is_sent_away(house: House) -> None:
+    client = house.greeted()
+    client.ask(b"MAIL FROM:<>")
+    client.send(b"".join(b"RCPT TO:<nobody%d@host.test>\r\n" % number for number in range(200)))
+    said = client.rest().splitlines()
+    assert {line[:9] for line in said[:-1]} == {b"550 5.1.1"}
+    assert len(said) == 102 and said[-1].startswith(b"421 4.7.0")
+    assert len(house.records("refused", 101)) == 101
+
+
 def test_messages_are_limited_when_declared_and_when_sent(place: Path) -> None:
     with House(place, databytes="500000") as house:
         client = house.greeted()
