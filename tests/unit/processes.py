@@ -48,6 +48,7 @@ class Running:
                 self.ports[each] = listener.getsockname()[1]
             else:
                 listener = socket.socket(socket.AF_UNIX)
+                self._path_of(each).unlink(missing_ok=True)  # of a process that was here before
                 listener.bind(str(self._path_of(each)))
                 listener.listen(100)
             listeners.append(listener)

@@ -505,8 +505,6 @@ def test_with_the_queue_itself_what_was_accepted_survives_its_death(
             queue.process.kill()
             queue.process.wait(SECONDS)
         assert client.message(b"x\r\n", b"<a@b.test>", b"<c@d.test>")[:9] == b"451 4.3.0"
-        for name in ("intake", "control/queue"):
-            (place / "run" / f"{name}.sock").unlink()
         with Running("queue", ["intake", "control"], place) as queue:
             control = queue.client("control")
             control.send(frames.Command(1, [b"show", said.split()[-1], b"json"]))
