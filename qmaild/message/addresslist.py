@@ -22,6 +22,7 @@ _QUOTED = re.compile(rb'"((?:\\.|[^"\\])*)"', re.DOTALL)
 _LITERAL = re.compile(rb"\[((?:\\.|[^\[\]\\])*)\]", re.DOTALL)
 _COMMENT_MARK = re.compile(rb"\\.|[()]", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+_NOT_A_HOST = re.compile(rb'[ \t\r\n()<>@,;:\\"\[\]]')  # what only quotes or a backslash can have let through
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
 _WORDS = frozenset((b"atom", b"quoted", b"literal"))
 
@@ -260,6 +261,8 @@ def _split(run: list[_Token]) -> tuple[bytes, bytes | None]:
     if not marks:
         return b"".join([token.text for token in run]), None
     local, host = run[: marks[-1]], run[marks[-1] + 1 :]
+    if any(token.kind != b"literal" and _NOT_A_HOST.search(token.text) for token in host):
+        raise AddressError("expected a host name after @")
     return b"".join([token.text for token in local]), b"".join([token.text for token in host])
 
 
