@@ -16,6 +16,7 @@ from qmaild.delivery.forward import Forward, inject, is_sound
 from qmaild.delivery.outcome import DELIVERED, Outcome, of_error, permanent, temporary
 from qmaild.message import address
 from qmaild.policy import aliases, dotqmail
+from qmaild.policy.dotqmail import Envelope
 from qmaild.protocol import frames
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 from qmaild.runtime.channel import Channel
@@ -96,8 +97,8 @@ class _Attempt:
     """One recipient of one order: deliveries one after the other, then the forwards, the last of which finishes it."""
 
     __slots__ = (
-        "_alias_sender", "_contents", "_domain", "_done", "_forwards", "_house", "_lines", "_local", "_names", "_order",
-        "_peer", "_place", "_texts",
+        "_alias_sender", "_contents", "_domain", "_done", "_envelope", "_fixed", "_forwards", "_house", "_instructions",
+        "_lines", "_local", "_names", "_order", "_peer", "_place", "_texts", "_uid",
     )  # fmt: skip
 
     def __init__(self, house: Dispatcher, order: frames.Order, place: int, contents: Contents, done: Done) -> None:
@@ -138,7 +139,7 @@ class _Attempt:
         self._names = list(expansion.names)
         self._lines = b"\n".join(expansion.instructions)
         if expansion.forwards:
-            self._forward(self._alias_sender, list(expansion.forwards))
+            self._forward(self._alias_sender, list(expansion.forwards), self._local)
             self._texts.append(b"did 0+%d+0" % len(expansion.forwards))
         self._next()
 
@@ -169,42 +170,41 @@ class _Attempt:
         """Ask the account's child; if there are programs to run, the one in the program unit."""
         account = mailbox.account
         self._peer = account.name
-        is_program = False
+        self._uid = account.uid
+        self._envelope = Envelope(
+            account.name, account.home, local, mailbox.dash, mailbox.extension, self._domain, self._order.sender)
+        self._instructions, self._fixed = instructions, fixed
+        self._ask(self._house.mailboxes, self._answered)
 
-        def ask(children: Children) -> None:
-            try:
-                body = os.dup(self._contents.descriptor) if self._contents.descriptor >= 0 else -1
-            except OSError as error:
-                self._done(of_error(b"pass the message on", error), self._peer)
-                return
-            children.ask(
-                account.uid, answered, frames.Deliver, account.name, account.home, local, mailbox.dash,
-                mailbox.extension, self._domain, self._order.sender, instructions, fixed, self._order.size,
-                self._contents.content, int(body >= 0), descriptor=body,
-            )  # fmt: skip
+    def _ask(self, children: Children, answered: Callable[[Any], None]) -> None:
+        try:
+            body = os.dup(self._contents.descriptor) if self._contents.descriptor >= 0 else -1
+        except OSError as error:
+            self._done(of_error(b"pass the message on", error), self._peer)
+            return
+        children.ask(
+            self._uid, answered, frames.Deliver, *self._envelope, self._instructions, self._fixed, self._order.size,
+            self._contents.content, int(body >= 0), descriptor=body,
+        )  # fmt: skip
 
-        def answered(frame: Any) -> None:
-            nonlocal is_program
-            if isinstance(frame, frames.NeedsProgram) and not is_program:
-                is_program = True
-                ask(self._house.programs)
-            else:
-                self._delivered(frame, local, bool(fixed))
+    def _answered(self, frame: Any) -> None:
+        if isinstance(frame, frames.NeedsProgram):
+            self._ask(self._house.programs, self._delivered)
+        else:
+            self._delivered(frame)
 
-        ask(self._house.mailboxes)
-
-    def _delivered(self, frame: Any, local: bytes, is_fixed: bool) -> None:
+    def _delivered(self, frame: Any) -> None:
         outcome = _checked(frame)
         if outcome.outcome != SUCCESS:
             self._done(outcome, self._peer)
             return
         self._texts.append(outcome.text)
         if frame.forwards:
-            self._forward(self._alias_sender if is_fixed else frame.new_sender, frame.forwards, local)
+            self._forward(self._alias_sender if self._fixed else frame.new_sender, frame.forwards, self._envelope.local)
         self._next()
 
-    def _forward(self, sender: bytes, recipients: list[bytes], local: bytes | None = None) -> None:
-        lines = dotqmail.delivered_to(self._local if local is None else local, self._domain)
+    def _forward(self, sender: bytes, recipients: list[bytes], local: bytes) -> None:
+        lines = dotqmail.delivered_to(local, self._domain)
         self._forwards.append(Forward(self._order.flags, sender, recipients, lines, (0, 0)))
 
     def _forwarded(self, outcome: Outcome) -> None:

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qmaild.delivery import mbox
+from qmaild.delivery.contents import CHUNK_BYTES, MAX_HEADER_BYTES, Contents
 from qmaild.delivery.local import Deliverer
 from qmaild.protocol import frames
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
@@ -220,3 +223,28 @@ def test_whether_an_extension_has_a_file_is_told(home: Path) -> None:
     assert asked(b"y") == SUCCESS
     home.chmod(0o702)
     assert asked(b"x") == TEMPORARY
+
+
+LINE = b"Delivered-To: a@b\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([b"\n", LINE, LINE[:-1], b"x", b"S: x\n", b"\r\n"]), max_size=12), st.data())
+def test_a_line_is_found_alike_inline_and_behind_a_descriptor(parts: list[bytes], data: st.DataObject) -> None:
+    content = b"".join(parts)
+    head = content.split(b"\n\n")[0] if not content.startswith(b"\n") else b""
+    expected = LINE[:-1] in head.split(b"\n") and (LINE in content)
+    place = data.draw(st.integers(0, len(content)))
+    descriptor = system.sealed_memfd(content[place:])
+    found = Contents(content).has_line(LINE), Contents(content[:place], descriptor).has_line(LINE)
+    os.close(descriptor)
+    assert found[0] == found[1]
+    if content.endswith(b"\n"):
+        assert found[0] == expected
+
+
+def test_a_header_section_beyond_the_bound_is_not_read_on() -> None:
+    descriptor = system.sealed_memfd(b"X: y\n" * 1_000_000)
+    contents = Contents(b"", descriptor)
+    assert len(contents.header_section()) <= MAX_HEADER_BYTES + CHUNK_BYTES
+    os.close(descriptor)
