@@ -157,7 +157,8 @@ int queue_defer(struct queue *q, uint64_t number, const void *lane, size_t lane_
                 const uint32_t *indexes, uint32_t count);
 /* The message is over, whatever its recipients' states. Errors: Q_UNKNOWN, Q_MEMORY. */
 int queue_end(struct queue *q, uint64_t number);
-/* Hand what is appended to the committer. The answer is the ticket of the last record appended so far. Never fails. */
+/* Hand what is appended to the committer. The answer is the ticket of the last record appended so far; if that is decided
+   already, the eventfd says so once more. Never fails. */
 uint64_t queue_commit(struct queue *q);
 
 /* Take in what the threads have decided, then do some copying and releasing. Resets the eventfd.

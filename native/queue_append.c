@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BLOCKS_KEPT 4
+
 uint64_t capacity(const struct queue *q)
 {
     return q->options.segment_bytes - SEGMENT_START - SEGMENT_TAIL;
@@ -37,10 +39,14 @@ struct block *block_take(struct queue *q, size_t room)
     return block;
 }
 
-/* Small ones are kept for the next turn: a commit a tick must not mean an allocation a tick. */
+/* A few are kept for the next turn: a commit a tick must not mean an allocation a tick, nor a burst its memory for ever. */
 void block_give(struct queue *q, struct block *block)
 {
-    if (block->room > BLOCK_FULL) {
+    int kept = 0;
+
+    for (const struct block *at = q->spare_blocks; at; at = at->next)
+        kept++;
+    if (block->room > BLOCK_FULL || kept == BLOCKS_KEPT) {
         free(block->bytes);
         free(block);
         return;
@@ -117,6 +123,8 @@ uint64_t queue_commit(struct queue *q)
         pthread_cond_signal(&q->work);
     }
     want_spare(q, 0);
+    if (q->last_ticket && q->last_ticket <= q->decided)
+        notify(q); /* a full block went by itself and is decided: whoever waits for this ticket must hear of it */
     pthread_mutex_unlock(&q->lock);
     return q->last_ticket;
 }

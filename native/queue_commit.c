@@ -15,7 +15,8 @@ void segment_path(const struct queue *q, uint32_t name, char path[PATH_ROOM])
     snprintf(path, PATH_ROOM, "%s/segments/%08x", q->directory, name);
 }
 
-static void notify(struct queue *q)
+/* Under the lock. */
+void notify(struct queue *q)
 {
     uint64_t one = 1;
     ssize_t written = write(q->event_fd, &one, sizeof one);

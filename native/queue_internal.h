@@ -247,6 +247,7 @@ void serving_forget(struct queue *q, uint64_t number, uint32_t index);
 /* queue_commit.c: the committer, the preparer */
 int threads_start(struct queue *q);
 void threads_stop(struct queue *q);
+void notify(struct queue *q);
 void want_spare(struct queue *q, int now); /* under the lock; now: even if there is plenty of room */
 void segment_path(const struct queue *q, uint32_t name, char path[PATH_ROOM]);
 
