@@ -66,7 +66,7 @@ check: need-test build $(RUFF)
 
 # Debian 12 has no ruff: it comes from PyPI, and a machine that cannot reach that goes without and says so.
 $(RUFF):
-	@$(PYTHON) -m venv build/ruff && build/ruff/bin/pip install -q ruff==0.17.* || echo "ruff cannot be installed here"
+	@$(PYTHON) -m venv build/ruff && build/ruff/bin/pip install -q --retries 1 ruff==0.17.* || echo "ruff cannot be installed here"
 
 bench: need-test build
 	@$(NEED) $(BENCH_PACKAGES)
