@@ -51,7 +51,10 @@ class Deliverer:
             slow: list[Plan] = []
             yield self._quick(orders, slow)
             for plan in slow:  # a mailbox that is locked holds up none of the others
-                yield [self._follow(plan)]
+                try:
+                    yield [self._follow(plan)]
+                except Exception as error:
+                    yield [_delivered(plan.tag, _failed(error))]
         finally:
             for _, descriptor in orders:
                 if descriptor >= 0:
@@ -66,9 +69,12 @@ class Deliverer:
             if isinstance(order, frames.Exists):
                 answers.append(_exists(order))
                 continue
-            plan = self._plan(order, descriptor, files)
+            try:
+                plan = self._plan(order, descriptor, files)
+            except Exception as error:
+                plan = _failed(error)
             if isinstance(plan, Outcome):
-                answers.append(frames.Delivered(order.tag, plan.outcome, plan.enhanced, plan.text, b"", []))
+                answers.append(_delivered(order.tag, plan))
             elif not isinstance(plan, Plan):
                 answers.append(plan)
             elif len(plan.instructions) == 1 and plan.instructions[0].kind is Kind.MAILDIR:
@@ -76,8 +82,7 @@ class Deliverer:
             else:
                 slow.append(plan)
         for (plan, _), outcome in zip(plain, self._maildirs.deliver([letter for _, letter in plain]), strict=True):
-            text = b"did 1+0+0" if outcome.outcome == SUCCESS else outcome.text
-            answers.append(frames.Delivered(plan.tag, outcome.outcome, outcome.enhanced, text, b"", []))
+            answers.append(_delivered(plan.tag, outcome._replace(text=outcome.text or b"did 1+0+0")))
         return answers
 
     def _plan(self, order: Any, descriptor: int, files: dict[tuple[bytes, ...], Any]) -> Plan | Outcome | frames.NeedsProgram:
@@ -144,7 +149,7 @@ class Deliverer:
                 outcome = self._file(plan, instruction)
             if outcome.outcome != SUCCESS:
                 said = said if instruction.kind is Kind.PROGRAM else [*said, outcome.text]
-                return frames.Delivered(plan.tag, outcome.outcome, outcome.enhanced, _join(said), b"", [])
+                return _delivered(plan.tag, outcome._replace(text=_join(said)))
             if instruction.kind in did:
                 did[instruction.kind] += 1
             if is_last:
@@ -182,6 +187,16 @@ class Deliverer:
             text += b"the program was ended by signal %d" % -ended.status
         enhanced = {SUCCESS: b"2.0.0", frames.TEMPORARY: b"4.3.0"}.get(outcome, b"5.3.0")
         return Outcome(outcome, enhanced, text), ended.status == dotqmail.EXIT_STOP
+
+
+def _delivered(tag: int, outcome: Outcome) -> frames.Delivered:
+    """The answer of a delivery that forwards nothing."""
+    return frames.Delivered(tag, outcome.outcome, outcome.enhanced, outcome.text, b"", [])
+
+
+def _failed(error: Exception) -> Outcome:
+    """What a fault of our own means: temporary, and for this delivery alone, not for all that came with it."""
+    return temporary(b"4.3.0", b"the deliverer failed: " + type(error).__name__.encode())
 
 
 def _look(home: bytes, dash: bytes, extension: bytes) -> dotfile.Found | Outcome | None:

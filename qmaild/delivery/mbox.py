@@ -5,6 +5,7 @@ fcntl first, then the dot-lock (Debian policy 11.6); the dot-lock is left out wh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -49,7 +50,8 @@ def deliver(path: bytes, from_line: bytes, lines: bytes, contents: Contents) -> 
         return of_error(b"lock the mailbox", error)
     finally:
         if lock:
-            os.unlink(lock)
+            with contextlib.suppress(OSError):  # its user removed it
+                os.unlink(lock)
         os.close(mailbox)
 
 
@@ -85,11 +87,9 @@ def _dot_lock(lock: bytes, deadline: float) -> bytes:
 
 
 def _break_stale(lock: bytes) -> None:
-    try:
+    with contextlib.suppress(OSError):  # gone by itself, or not ours to remove
         if time.time() - os.lstat(lock).st_mtime > STALE_SECONDS:
             os.unlink(lock)
-    except OSError:
-        pass  # gone by itself, or not ours to remove
 
 
 def _wait(deadline: float) -> None:

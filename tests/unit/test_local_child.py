@@ -176,6 +176,18 @@ def test_a_mailbox_that_is_locked_holds_up_no_maildir_of_the_batch(home: Path, m
     assert next(answers, None) is None
 
 
+def test_a_fault_of_our_own_defers_one_delivery_and_costs_no_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*arguments: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(mbox, "deliver", fault)
+    (home / ".qmail-box").write_bytes(b"./mbox\n")
+    (home / ".qmail-list").write_bytes(b"&a@b.test\n")
+    answers = deliver(order(home, b"box", tag=1), order(home, tag=2), order(home, b"list", tag=3))
+    assert [answer.outcome for answer in answers] == [TEMPORARY, SUCCESS, SUCCESS]
+    assert answers[0].text == b"the deliverer failed: RuntimeError"
+
+
 def test_descriptors_are_closed_whatever_comes_of_the_delivery(home: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     body = system.sealed_memfd(b"x" * 100)
