@@ -260,6 +260,7 @@ static void attempt(void)
         indexes[part] = job.parts[part].index;
     if (entries[id].number != job.number)
         broken("another message's content", id, job.number);
+    entries[id].acked = 1; /* only what is durable falls due */
     if (job.kind == QUEUE_FINISH && roll(3))
         add(BOUNCE, id, 0, 0, HEAD + roll(3000));
     else if (job.kind == QUEUE_FINISH)
