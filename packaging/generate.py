@@ -118,8 +118,8 @@ def service_page(name: str, service: Service) -> str:
         f".SH SYNOPSIS\n.I qmaild-{escape(name)}.service\n",
         f".SH DESCRIPTION\n{escape(service.more)}\n.PP\nIt is started by systemd when somebody connects to it, runs as user\n"
         f".BR qmaild\\-{escape(name)} ,\nand ends when it has had nothing to do for a while\n.RB ( idleexit ).\n",
-        f".SH CONNECTIONS\nServes: {escape(service.sockets)}; /run/qmaild/control/{escape(name)}.sock, group qmaild\\-admin.\n.br\n"
-        f"Asks: {escape(service.asks)}.\n",
+        f".SH CONNECTIONS\nServes: {escape(service.sockets)}; "
+        f"/run/qmaild/control/{escape(name)}.sock, group qmaild\\-admin.\n.br\nAsks: {escape(service.asks)}.\n",
         f".SH CONTROL FILES\n{references}See\n.BR qmaild\\-control (5).\n",
         ".SH SIGNALS\nSIGTERM ends it within five seconds; what was under way is done again later.\n",
         ".SH EXIT STATUS\n0 when idle or told to stop, 111 when it cannot serve: its status line and the journal say why, and "

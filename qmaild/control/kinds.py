@@ -71,7 +71,10 @@ def mapping(content: bytes) -> dict[bytes, bytes]:
 
 
 def routes(content: bytes) -> dict[bytes, bytes]:
-    """smtproutes: domain:relay[:port], .suffix:relay, :relay; an empty relay means MX. lmtp:host:port and lmtp:/socket name LMTP targets."""
+    """smtproutes: domain:relay[:port], .suffix:relay, :relay; an empty relay means MX.
+
+    lmtp:host:port and lmtp:/socket name LMTP targets.
+    """
     found = mapping(content)
     numbers = {text.partition(b":")[0].lower(): number for number, text in lines_of(content)}
     for key, value in found.items():

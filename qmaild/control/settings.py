@@ -40,7 +40,8 @@ class Row:
 
 def setting(kind: kinds.Kind, default: Any, readers: str, doc: str, default_text: str = "") -> Any:
     make: Default = default if callable(default) else lambda settings: default
-    shown = default_text or (str(default) if isinstance(default, int) else (default.decode() if isinstance(default, bytes) else "none"))
+    simple = str(default) if isinstance(default, int) else default.decode() if isinstance(default, bytes) else "none"
+    shown = default_text or simple
     return dataclasses.field(metadata={"row": Row(kind, make, shown, tuple(readers.split()), doc)})
 
 

@@ -34,7 +34,7 @@ class Hello(NamedTuple):
 
 # Intake: doors, send and local to queue.
 class Message(NamedTuple):
-    """A whole small message: content is prefix + body. serves: the delivery (number, index) that a forward finishes; 0 0 if none."""
+    """A whole small message: content is prefix + body. serves: the delivery a forward finishes (number, index), or 0 0."""
 
     tag: int
     flags: int
@@ -91,7 +91,7 @@ class Refused(NamedTuple):
 
 
 class List(NamedTuple):
-    """From inject's uid only: what of this origin is queued? Empty: of any. At most `limit` messages above number `after` are looked at."""
+    """From inject's uid only: what of this origin (empty: any) is queued? Looks at `limit` messages above number `after`."""
 
     tag: int
     origin: bytes
@@ -100,7 +100,7 @@ class List(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """text: the lines that qmailctl's `queue list` prints, of those that matched. last: ask on after this number; 0: there are no more."""
+    """text: lines as `qmailctl queue list` prints them, of those that matched. last: ask on after this number; 0: no more."""
 
     tag: int
     last: int
@@ -149,7 +149,7 @@ class Failed(NamedTuple):
     """This recipient failed for good; note is its text for the bounce."""
 
     number: int
-    index: int
+    index: int  # type: ignore[assignment]  # the field hides tuple.index, which nobody asks of a frame
     note: bytes
 
 
@@ -229,7 +229,7 @@ class Is(NamedTuple):
 
 # Dial: remote to dial.
 class Connect(NamedTuple):
-    """purpose "mx": the mail hosts of domain name; "route": the smtproutes entry whose key is name. skip: addresses already tried."""
+    """purpose "mx": mail hosts of the domain name; "route": the smtproutes entry with key name. skip: addresses tried already."""
 
     tag: int
     purpose: bytes
@@ -366,7 +366,7 @@ def _integer(field: bytes) -> int:
 
 _WRITE: dict[object, Callable[[Any], bytes]] = {
     int: lambda value: b"%d" % value,
-    bytes: lambda value: value,
+    bytes: bytes,
     list[int]: lambda value: b",".join([b"%d" % each for each in value]),
     list[bytes]: netstring.encode_all,
 }
@@ -395,7 +395,7 @@ def encode(frame: Frame) -> bytes:
     """Return the frame as the bytes of one netstring."""
     letter, writers = _WRITERS[type(frame)]
     parts = [letter]
-    for write, value in zip(writers, frame):
+    for write, value in zip(writers, frame, strict=True):
         field = write(value)
         parts.append(b"%d:" % len(field))
         parts.append(field)
@@ -414,6 +414,6 @@ def decode(payload: bytes) -> Any:
         fields = netstring.split(payload[1:])
         if len(fields) != len(readers):
             raise FrameError(f"{kind.__name__} has {len(readers)} fields, not {len(fields)}")
-        return kind(*[read(field) for read, field in zip(readers, fields)])
+        return kind(*[read(field) for read, field in zip(readers, fields, strict=True)])
     except ValueError as error:
         raise FrameError(f"{kind.__name__}: {error}") from None

@@ -31,7 +31,9 @@ NO_ROOM_SECONDS = 60.0  # a bounce that found the disk full is made again after 
 class Manager:
     """The queue's end of manage. wake() whenever something may have become due."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store, commits: Commits, now: Callable[[], int], path: str) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, store: Store, commits: Commits, now: Callable[[], int], path: str
+    ) -> None:
         self._loop = loop
         self._store = store
         self._commits = commits

@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from systemd import daemon
-
 from qmaild.protocol import frames
 from qmaild.runtime import controls, journal
 from qmaild.runtime.channel import Channel, OnFrame
+from systemd import daemon
 
 ACCEPTS_A_TICK = 64  # one wake-up takes what waits, but no flood keeps the loop from its other work
 IDLE_CHECK_SECONDS = 1.0
@@ -140,12 +139,14 @@ class Service:
         limit = self.settings.idleexit
         if self.connections or self.channels or self.is_busy():
             self.touch()
-        elif limit and time.monotonic() - self.idle_since >= limit and not self.is_stopping:
-            # A connection may be waiting at this moment: take it rather than leave it to a fresh start.
-            if not any([self._accept(listener, made) for listener, made in self._acceptors]):
-                self.stop()
-                return
+        elif limit and time.monotonic() - self.idle_since >= limit and not self.is_stopping and not self._take_waiting():
+            self.stop()
+            return
         self.loop.call_later(IDLE_CHECK_SECONDS, self._tick)
+
+    def _take_waiting(self) -> bool:
+        """Take the connections that wait at this moment, rather than leave them to a fresh start; whether there were any."""
+        return any([self._accept(listener, made) for listener, made in self._acceptors])
 
     def _reload(self, words: list[bytes]) -> tuple[int, bytes]:
         try:

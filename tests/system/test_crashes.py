@@ -110,8 +110,9 @@ def test_an_upgrade_while_mail_flows_refuses_no_connection_and_loses_nothing(one
 
 
 def test_a_full_disk_is_answered_452_and_service_resumes(one: Host) -> None:
-    one.run("systemctl stop qmaild-queue.service; mv /var/lib/qmaild/queue /var/lib/qmaild/aside; mkdir /var/lib/qmaild/queue; "
-            "mount -t tmpfs -o size=72m,mode=0700,uid=$(id -u qmaild-queue),gid=$(id -g qmaild-queue) tmpfs /var/lib/qmaild/queue")  # fmt: skip
+    one.run("systemctl stop qmaild-queue.service; cd /var/lib/qmaild; mv queue aside; mkdir queue; "
+            "owner=uid=$(id -u qmaild-queue),gid=$(id -g qmaild-queue); "
+            "mount -t tmpfs -o size=72m,mode=0700,$owner tmpfs queue")  # fmt: skip
     try:
         one.write("/home/joe/.qmail", "|exit 111\n", owner="joe", mode=0o600)
         script = (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from qmaild.protocol import frames
 from qmaild.runtime.channel import Channel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qmaild.protocol import netstring
 
 PARTS = st.lists(st.binary(max_size=50), max_size=8)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from qmaild.protocol import frames, netstring
 
 from .processes import SECONDS, Client, Running
@@ -83,7 +84,10 @@ def start(directory: Path) -> Running:
     return Running("queue", ["intake", "control"], directory)
 
 
-def message(tag: int, *recipients: bytes, sender: bytes = b"a@b.test", content: bytes = b"Subject: x\n\nhi\n", serves: tuple[int, int] = (0, 0)) -> frames.Message:
+def message(
+    tag: int, *recipients: bytes, sender: bytes = b"a@b.test", content: bytes = b"Subject: x\n\nhi\n",
+    serves: tuple[int, int] = (0, 0),
+) -> frames.Message:  # fmt: skip
     return frames.Message(tag, 0, b"smtp 192.0.2.1", sender, list(recipients), content, *serves)
 
 
@@ -114,7 +118,7 @@ def test_an_accepted_message_is_handed_out_whole_and_ends_when_all_are_done(queu
     job = send.receive()
     assert isinstance(job, frames.Job)
     assert (job.number, job.origin, job.sender, job.content) == (number, b"smtp 192.0.2.1", b"a@b.test", b"Subject: x\n\nhi\n")
-    assert dict(zip(job.indexes, job.recipients)) == {0: b"c@d.test", 1: b"e@f.test"}
+    assert dict(zip(job.indexes, job.recipients, strict=True)) == {0: b"c@d.test", 1: b"e@f.test"}
     send.send(frames.Done(number, [0]), frames.Done(number, [1]))
     until_empty(queue)
 
@@ -252,7 +256,9 @@ def test_commands_called_wrongly_say_how(queue: Running, words: list[str]) -> No
     assert code == 100 and text
 
 
-def test_a_directory_of_a_foreign_format_is_refused_with_111_and_its_name(tmp_path: Path, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_a_foreign_format_is_refused_with_111_and_its_name(
+    tmp_path: Path, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "queue").mkdir(mode=0o700)
     (tmp_path / "queue/format").write_text("somebody else's queue 9\n")
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "queue"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from qmaild.control import settings
 from qmaild.control.settings import parse
 from qmaild.policy.recipients import Target, is_ours, rewrite
@@ -53,8 +54,10 @@ def test_an_error_names_file_line_and_what_was_expected(name: str, content: byte
     assert problems[0].expected
 
 
-@pytest.mark.parametrize("value", [b"relay.example", b"relay.example:26", b"[192.0.2.1]:26", b"[2001:db8::1]:26", b"[2001:db8::1]",
-                                   b"lmtp:/run/dovecot/lmtp", b"lmtp:127.0.0.1:24", b""])  # fmt: skip
+@pytest.mark.parametrize("value", [
+    b"relay.example", b"relay.example:26", b"[192.0.2.1]:26", b"[2001:db8::1]:26", b"[2001:db8::1]",
+    b"lmtp:/run/dovecot/lmtp", b"lmtp:127.0.0.1:24", b"",
+])  # fmt: skip
 def test_every_form_of_route_is_taken(value: bytes) -> None:
     assert effective(smtproutes=b"d.example:" + value + b"\n").smtproutes == {b"d.example": value}
 
@@ -64,8 +67,11 @@ def test_every_setting_is_documented() -> None:
         assert row.doc and row.readers and row.default_text, name
 
 
-LOCAL = {"locals": b"test.example\n", "virtualdomains": b"virt.example:joe-virt\nuser@virt.example:joe-exact\n"
-         b".wild.example:joe-wild\nno.wild.example:\n", "percenthack": b"pct.example\n", "envnoathost": b"test.example\n"}  # fmt: skip
+LOCAL = {
+    "locals": b"test.example\n", "percenthack": b"pct.example\n", "envnoathost": b"test.example\n",
+    "virtualdomains": b"virt.example:joe-virt\nuser@virt.example:joe-exact\n"
+                      b".wild.example:joe-wild\nno.wild.example:\n",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -99,4 +105,5 @@ def test_without_rcpthosts_strangers_may_send_to_what_is_delivered_here(domain: 
 
 def test_rcpthosts_takes_names_and_suffixes() -> None:
     values = effective(rcpthosts=b"a.example\n.b.example\n")
-    assert [is_ours(domain, values) for domain in (b"A.example", b"x.a.example", b"b.example", b"x.B.example")] == [True, False, False, True]
+    domains = b"A.example", b"x.a.example", b"b.example", b"x.B.example"
+    assert [is_ours(domain, values) for domain in domains] == [True, False, False, True]
