@@ -22,6 +22,7 @@ from qmaild.message import trace
 from qmaild.policy import clients
 from qmaild.policy import smtp as policy
 from qmaild.protocol import frames
+from qmaild.protocol.smtp import events as asked
 from qmaild.protocol.smtp import replies, session
 from qmaild.protocol.smtp.replies import Reply
 from qmaild.runtime import doors, journal
@@ -227,12 +228,13 @@ class Connection(aiosmtpd.SMTP):
 
     # --- what the grammar asks
 
-    def _sender(self, event: session.Sender) -> None:
+    def _sender(self, event: asked.Sender) -> None:
         reply = policy.sender(self._server.settings, event.size)
         if reply.is_success:
-            self.envelope = self._create_envelope()
-            self.envelope.mail_from = event.address
-            self.envelope.smtp_utf8 = event.is_utf8
+            envelope: Any = self._create_envelope()
+            envelope.mail_from = event.address
+            envelope.smtp_utf8 = event.is_utf8
+            self.envelope = envelope
             self._flags = frames.FLAG_8BIT * event.is_8bit | frames.FLAG_UTF8 * event.is_utf8
             self._tried = 0
             self._begun = self._server.loop.time()
@@ -240,7 +242,7 @@ class Connection(aiosmtpd.SMTP):
             self._note_refusal(b"MAIL", reply, sender=event.address)
         self._answer(reply)
 
-    def _recipient(self, event: session.Recipient) -> None:
+    def _recipient(self, event: asked.Recipient) -> None:
         settings = self._server.settings
         address = event.address
         if address.endswith(b"]"):
@@ -267,17 +269,17 @@ class Connection(aiosmtpd.SMTP):
             self._note_refusal(b"RCPT", reply, sender=self.envelope.mail_from, recipient=address)
         return reply
 
-    def _data(self, event: session.Data) -> None:
+    def _data(self, event: asked.Data) -> None:
         self._draft = self._server.intake.draft()
         self._hops = trace.Hops()
         self._answer(replies.GO_AHEAD)
 
-    def _content(self, event: session.Content) -> None:
+    def _content(self, event: asked.Content) -> None:
         if self._draft and event.text:
             self._hops.feed(event.text)
             self._draft.write(event.text)
 
-    def _end_of_data(self, event: session.EndOfData) -> None:
+    def _end_of_data(self, event: asked.EndOfData) -> None:
         draft, envelope = self._draft, self.envelope
         assert draft is not None  # the grammar gives no end without DATA
         self._hops.feed(event.text)
@@ -312,7 +314,7 @@ class Connection(aiosmtpd.SMTP):
         if self.transport is not None:
             self._resume(reply)
 
-    def _rare(self, event: session.Rare) -> None:
+    def _rare(self, event: asked.Rare) -> None:
         """Let aiosmtpd answer. Its coroutine awaits nothing but push(), which is ours and does not wait."""
         self.session.host_name = self._grammar.helo.decode("ascii", "replace")
         self.session.extended_smtp = self._grammar.is_extended
@@ -355,10 +357,10 @@ class Connection(aiosmtpd.SMTP):
 
 
 _HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
-    session.Sender: Connection._sender,
-    session.Recipient: Connection._recipient,
-    session.Data: Connection._data,
-    session.Content: Connection._content,
-    session.EndOfData: Connection._end_of_data,
-    session.Rare: Connection._rare,
+    asked.Sender: Connection._sender,
+    asked.Recipient: Connection._recipient,
+    asked.Data: Connection._data,
+    asked.Content: Connection._content,
+    asked.EndOfData: Connection._end_of_data,
+    asked.Rare: Connection._rare,
 }

@@ -8,44 +8,18 @@ gives what to write. Nothing is read beyond a question until it is answered, so 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
-from typing import NamedTuple
 
 from qmaild.protocol.smtp import addresses, replies
-from qmaild.protocol.smtp.body import Problem, Scanner
+from qmaild.protocol.smtp.body import Scanner
+from qmaild.protocol.smtp.events import Content, Data, EndOfData, Event, Rare, Recipient, Sender
 from qmaild.protocol.smtp.replies import Reply
+from qmaild.protocol.smtp.states import END, MOVES, State
 
 MAX_LINE = 2048  # RFC 5321 4.5.3.1.4 asks for 512, SMTPUTF8 and other extensions for more
 MAX_ERRORS = 20  # wrong commands of one session; RFC 5321 4.3.2 allows 421 at any time
 MAX_SIZE_DIGITS = 20  # RFC 1870 3
 
-
-class State(IntEnum):
-    """READY: no transaction. SENDER: MAIL was accepted. RECIPIENTS: and RCPT. BODY: after 354. CLOSED: end."""
-
-    READY = 0
-    SENDER = 1
-    RECIPIENTS = 2
-    BODY = 3
-    CLOSED = 4
-
-
 _BODY, _CLOSED = State.BODY, State.CLOSED  # looking a member up in its class takes long, and is done for each command
-_END = b"."  # the end of the data, as a move
-_COMMANDS = (State.READY, State.SENDER, State.RECIPIENTS)
-
-# The only way from state to state: what may come when, and where it leads when it succeeds.
-# Differs from RFC 5321 4.1.4 as qmail does: MAIL needs no HELO before it.
-MOVES: dict[tuple[State, bytes], State] = {
-    (State.READY, b"MAIL"): State.SENDER,
-    (State.SENDER, b"RCPT"): State.RECIPIENTS,
-    (State.RECIPIENTS, b"RCPT"): State.RECIPIENTS,
-    (State.RECIPIENTS, b"DATA"): State.BODY,
-    (State.BODY, _END): State.READY,
-    **{(state, verb): State.READY for state in _COMMANDS for verb in (b"HELO", b"EHLO", b"RSET")},
-    **{(state, verb): state for state in _COMMANDS for verb in (b"NOOP", b"VRFY", b"HELP")},
-    **{(state, b"QUIT"): State.CLOSED for state in _COMMANDS},
-}
 _OUT_OF_ORDER = {b"MAIL": replies.NESTED_MAIL, b"RCPT": replies.MAIL_FIRST, b"DATA": replies.RCPT_FIRST}
 _KNOWN_ELSEWHERE = frozenset(
     b"AUTH BDAT BURL ETRN EXPN SAML SEND SOML STARTTLS TURN ATRN XCLIENT XFORWARD".split()
@@ -65,49 +39,6 @@ class Profile:
         size = b"SIZE %d" % max_bytes if max_bytes else b"SIZE"
         extensions = [b"PIPELINING", b"8BITMIME", size, b"SMTPUTF8", b"ENHANCEDSTATUSCODES", b"HELP"]
         self.reply_to_ehlo = replies.encode_lines(250, [host, *extensions])
-
-
-class Sender(NamedTuple):
-    """MAIL. address is empty for the null reverse-path; size 0 if none was declared."""
-
-    address: bytes
-    size: int
-    is_8bit: bool
-    is_utf8: bool
-
-
-class Recipient(NamedTuple):
-    """RCPT. address has no @ only for <postmaster>."""
-
-    address: bytes
-
-
-class Data(NamedTuple):
-    """DATA: GO_AHEAD or a refusal."""
-
-
-class Content(NamedTuple):
-    """A piece of the message in stored form. The one event that is not answered."""
-
-    text: bytes
-
-
-class EndOfData(NamedTuple):
-    """The message is complete: its last piece, its stored size, and why it must not be stored, if so."""
-
-    text: bytes
-    size: int
-    problem: Problem | None
-
-
-class Rare(NamedTuple):
-    """VRFY or HELP, for someone else to carry out."""
-
-    verb: bytes
-    argument: bytes
-
-
-Event = Sender | Recipient | Data | Content | EndOfData | Rare
 
 
 class Session:
@@ -192,7 +123,7 @@ class Session:
         self._replies.append(reply.encode())
         if reply.code == 421:
             self.state = _CLOSED
-        elif reply.code < 400 or pending == _END:
+        elif reply.code < 400 or pending == END:
             self.state = MOVES[self.state, pending]
             if pending == b"DATA":
                 self._scanner = Scanner(self._profile.max_bytes)
@@ -327,7 +258,7 @@ class Session:
         self._place += taken
         if scanner.is_ended:
             self._scanner = None
-            self._pending = _END
+            self._pending = END
             return EndOfData(text, scanner.size, scanner.problem)
         return Content(text)
 

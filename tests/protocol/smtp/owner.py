@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qmaild.protocol.smtp import replies, session
+from qmaild.protocol.smtp import events, replies, session
 from qmaild.protocol.smtp.replies import Reply
 
 PROFILE = session.Profile(b"mx.test", b"mx.test", 1000)
@@ -16,7 +16,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.grammar = session.Session(PROFILE)
-        self.events: list[session.Event] = []
+        self.events: list[events.Event] = []
         self.messages: list[bytes] = []
         self.said = b""
         self._text = b""
@@ -33,26 +33,26 @@ class Owner:
             self._decide(event)
         return self.grammar.take_replies()
 
-    def _decide(self, event: session.Event) -> None:
+    def _decide(self, event: events.Event) -> None:
         match event:
-            case session.Sender():
+            case events.Sender():
                 is_bad = event.address.startswith(b"bad")
                 self.grammar.answer(Reply(550, b"5.7.1", b"go away") if is_bad else replies.SENDER_OK)
-            case session.Recipient():
+            case events.Recipient():
                 is_unknown = event.address.startswith(b"nobody")
                 self.grammar.answer(UNKNOWN if is_unknown else replies.RECIPIENT_OK)
-            case session.Data():
+            case events.Data():
                 self._text = b""
                 self.grammar.answer(replies.GO_AHEAD)
-            case session.Content():
+            case events.Content():
                 self._text += event.text
-            case session.EndOfData():
+            case events.EndOfData():
                 if event.problem:
                     self.grammar.answer(NOT_STORED)
                 else:
                     self.messages.append(self._text + event.text)
                     self.grammar.answer(STORED)
-            case session.Rare():
+            case events.Rare():
                 self.grammar.answer_lines(b"252 2.0.0 %b %b\r\n" % (event.verb, event.argument))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmaild.protocol.smtp.body import Problem, Scanner
-from qmaild.protocol.smtp.session import Sender
+from qmaild.protocol.smtp.events import Sender
 
 from .owner import converse
 

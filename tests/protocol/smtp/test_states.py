@@ -7,9 +7,10 @@ import itertools
 import pytest
 
 from qmaild.policy import smtp as policy
-from qmaild.protocol.smtp import replies, session
+from qmaild.protocol.smtp import events, replies, session
 from qmaild.protocol.smtp.replies import Reply
-from qmaild.protocol.smtp.session import MOVES, VERBS, State
+from qmaild.protocol.smtp.session import VERBS
+from qmaild.protocol.smtp.states import MOVES, State
 
 from .owner import PROFILE, Owner
 
@@ -91,7 +92,7 @@ def test_a_refused_command_moves_nothing(verb: bytes, state: State) -> None:
 def test_the_end_of_the_data_ends_the_transaction_whatever_is_answered(code: int) -> None:
     grammar = _owner_in(State.BODY).grammar
     grammar.feed(b"x\r\n.\r\n")
-    assert isinstance(grammar.next_event(), session.EndOfData)
+    assert isinstance(grammar.next_event(), events.EndOfData)
     grammar.answer(Reply(code, b"%d.0.0" % (code // 100), b"so"))
     assert grammar.state is State.READY
 
@@ -104,7 +105,7 @@ def test_no_state_but_those_of_the_table_is_reached() -> None:
 def test_nothing_is_read_beyond_a_question() -> None:
     grammar = _owner_in(State.READY).grammar
     grammar.feed(b"MAIL FROM:<a@b.test>\r\nNOOP\r\n")
-    assert isinstance(grammar.next_event(), session.Sender)
+    assert isinstance(grammar.next_event(), events.Sender)
     assert grammar.next_event() is None
     assert grammar.is_waiting
     assert grammar.buffered == len(b"NOOP\r\n")
