@@ -143,9 +143,11 @@ class Supervisor:
         """Serve. ready() is called when a signal ends it cleanly. Returns when every process has ended."""
         _raise_file_limit(max(service.program.files for service in self._services))
         previous = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        handlers = [(number, signal.signal(number, self._on_signal)) for number in numbers]
-        handlers.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda number, frame: None)))
+        wanted = {
+            signal.SIGINT: self._on_signal, signal.SIGTERM: self._on_signal,
+            signal.SIGCHLD: lambda number, frame: None,  # its number wakes the loop
+        }  # fmt: skip
+        handlers = [(number, signal.signal(number, handler)) for number, handler in wanted.items()]
         self._selector.register(self._woken, selectors.EVENT_READ)
         for service in self._services:
             self._rest(service)
