@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.packaging.test_units import SERVICES
 from tests.system.machines import Machine, Network
 from tests.system.packages import Build, build
+
+SMOKE = Path(__file__).resolve().parents[2] / "debian/tests/smoke"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,21 @@ def test_qmaild_mta_listens_on_the_loopback_addresses(machine: Machine, built: B
     machine.install(deb for deb in built.debs if deb.name.startswith("qmaild-mta_"))
     assert {port for port in tcp_ports(machine) if port.endswith(":25")} == {"127.0.0.1:25", "[::1]:25"}
     say_quit(machine)
+
+
+def test_the_smoke_test_of_the_package_passes(machine: Machine) -> None:
+    machine.write("/root/smoke", SMOKE.read_text(), mode=0o755)
+    machine.run(["/root/smoke"])
+
+
+def test_the_qmqp_port_can_be_opened_and_closed(machine: Machine) -> None:
+    machine.run(["systemctl", "enable", "--now", "qmaild-qmqpd.socket"])
+    assert "*:628" in tcp_ports(machine)
+    # Nobody is in qmqpclients: a stranger is sent away, by a service that was started for it.
+    machine.run(["python3", "-c", "import socket; s = socket.create_connection(('127.0.0.1', 628), 30); s.recv(100)"])
+    machine.run(["systemctl", "disable", "--now", "qmaild-qmqpd.socket"])
+    assert "*:628" not in tcp_ports(machine)
+    assert not is_active(machine, "qmqpd")
 
 
 def test_an_upgrade_restarts_what_runs_and_leaves_every_socket_open(machine: Machine, release: str) -> None:
