@@ -146,7 +146,8 @@ static void add(enum kind kind, uint32_t about, uint32_t index, uint64_t staged,
     }
 }
 
-static void collect(void)
+/* The answer is what the core said, good until the next call. */
+static struct queue_collected collect(void)
 {
     struct queue_collected got;
 
@@ -175,6 +176,7 @@ static void collect(void)
             entries[op->id].sure[op->index] |= !failed;
         }
     }
+    return got;
 }
 
 static void commit(void)
@@ -218,7 +220,8 @@ static void add_large(void)
         return;
     }
     queue_step(q);
-    if (queue_collect(q, &got) != Q_OK || got.staged_count != 1 || got.staged[0] != number)
+    got = collect();
+    if (got.staged_count != 1 || got.staged[0] != number)
         queue_stage_abort(q, number);
     else
         add(PLAIN, 0, 0, number, length);
