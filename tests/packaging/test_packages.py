@@ -178,10 +178,9 @@ def test_the_catalog_explains_every_event(installed: Machine) -> None:
 def test_standalone_runs_from_the_package(installed: Machine) -> None:
     script = (
         "qmaild standalone /tmp/try --port=smtp=0 --port=qmqp=0 & "
-        "until [ -e /tmp/try/ports ]; do sleep 0.1; done; kill -INT $!; wait $!"
+        "until [ -e /tmp/try/ports ]; do sleep 0.1; done; kill -INT $!; wait $! && stat -c %u /tmp/try/run"
     )
-    installed.run(script)
-    assert installed.run(["stat", "-c", "%u", "/tmp/try/run"]).stdout == "65025\n"
+    assert installed.run(script).stdout == "65025\n"
 
 
 def test_removal_and_purge_leave_only_what_belongs_to_the_administrator(release: str, built: Build, installed: Machine) -> None:
