@@ -17,7 +17,7 @@
        what stands behind that, and any generation between the two, is void for good.
    I6  A sync that failed is final: its segment gets no further record, its end is the last durable byte (I5), its
        tickets fail, its new messages are dropped, its facts about other messages are appended again ahead of
-       everything that waits, and what lives in it is copied forward.
+       everything that waits, and the messages in it are copied forward. Facts in it that were durable before stay so.
    I7  A segment is written over or unlinked only after the statement "generations below T are void" (header or
        OLDEST record) that covers it is durable.
    I8  A copy of a message is its record, then its facts, again, under the same number. On replay a copy moves the
@@ -32,7 +32,7 @@
    I14 A recipient that is done or failed stays so. A message whose recipients are all done and that has no notes has
        ended, with or without an END record.
    I15 A refused or failed call leaves no trace, in memory or on disk.
-   I16 Disk use stays within twice the living bytes plus two segments, once the copying that this needs is done.
+   I16 (Large files aside.) Disk use stays within twice the living bytes plus two segments, once the copying that this needs is done.
 
    FILES   DIR/format        "qmaild queue 1\n"
            DIR/lock          flock'ed by the one process that has the store open
