@@ -14,8 +14,8 @@ from qmaild.message import fields, trace
 from qmaild.message.invocation import Invocation
 from qmaild.policy import smtp as policy
 from qmaild.protocol import frames
-from qmaild.protocol.smtp import replies, session
-from qmaild.protocol.smtp.session import State
+from qmaild.protocol.smtp import events, replies, session
+from qmaild.protocol.smtp.states import State
 from qmaild.runtime.injection import Session
 from qmaild.runtime.posting import Posting
 
@@ -74,28 +74,28 @@ class Dialogue:
                 return
             grammar.feed(self._ends.feed(frame.content).replace(b"\n", b"\r\n"))
 
-    async def _mail(self, event: session.Sender) -> None:
+    async def _mail(self, event: events.Sender) -> None:
         self._sender, self._recipients = event.address, []
         self._grammar.answer(policy.sender(self._settings, event.size))
 
-    async def _rcpt(self, event: session.Recipient) -> None:
+    async def _rcpt(self, event: events.Recipient) -> None:
         if len(self._recipients) >= self._settings.maxrecipients:
             self._grammar.answer(policy.TOO_MANY_RECIPIENTS)
             return
         self._recipients.append(event.address)
         self._grammar.answer(replies.RECIPIENT_OK)
 
-    async def _data(self, event: session.Data) -> None:
+    async def _data(self, event: events.Data) -> None:
         self._posting = Posting(self._client)
         self._hops = trace.Hops()
         self._grammar.answer(replies.GO_AHEAD)
 
-    async def _content(self, event: session.Content) -> None:
+    async def _content(self, event: events.Content) -> None:
         if self._posting and event.text:
             self._hops.feed(event.text)
             await self._posting.write(event.text)
 
-    async def _end(self, event: session.EndOfData) -> None:
+    async def _end(self, event: events.EndOfData) -> None:
         posting = self._posting
         assert posting is not None  # the grammar gives no end without DATA
         self._hops.feed(event.text)
@@ -109,11 +109,11 @@ class Dialogue:
         answer = await posting.stored(self._sender, self._recipients)
         self._grammar.answer(policy.stored(answer, int(time.time())))
 
-    async def _rare(self, event: session.Rare) -> None:
+    async def _rare(self, event: events.Rare) -> None:
         self._grammar.answer_lines(RARE[event.verb])
 
 
 _HANDLERS: dict[type, Callable[[Dialogue, Any], Awaitable[None]]] = {
-    session.Sender: Dialogue._mail, session.Recipient: Dialogue._rcpt, session.Data: Dialogue._data,
-    session.Content: Dialogue._content, session.EndOfData: Dialogue._end, session.Rare: Dialogue._rare,
+    events.Sender: Dialogue._mail, events.Recipient: Dialogue._rcpt, events.Data: Dialogue._data,
+    events.Content: Dialogue._content, events.EndOfData: Dialogue._end, events.Rare: Dialogue._rare,
 }  # fmt: skip
