@@ -35,7 +35,7 @@ def built(release: str) -> Build:
 @pytest.fixture(scope="session")
 def installed(release: str, built: Build) -> Iterator[Machine]:
     """A machine with both packages installed, not booted: as an image build leaves it."""
-    with Network() as network, Machine("pack", release, network) as machine:
+    with Network("installed") as network, Machine("pack", release, network) as machine:
         machine.run(["useradd", "--create-home", "joe"])
         machine.install(built.debs)
         yield machine

@@ -17,7 +17,7 @@ SMOKE = Path(__file__).resolve().parents[2] / "debian/tests/smoke"
 @pytest.fixture(scope="module")
 def machine(release: str, built: Build) -> Iterator[Machine]:
     """Booted, with nothing of ours installed."""
-    with Network() as network, Machine("pack", release, network) as machine:
+    with Network("running") as network, Machine("pack", release, network) as machine:
         machine.run(["useradd", "--create-home", "joe"])
         machine.boot()
         yield machine
