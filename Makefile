@@ -8,7 +8,6 @@ RUN_PACKAGES = gcc libc6-dev python3-dev python3-cffi python3-setuptools \
 	python3-aiosmtpd python3-dnspython python3-systemd
 TEST_PACKAGES = $(RUN_PACKAGES) git iproute2 mmdebstrap mypy python3-hypothesis python3-pytest python3-venv \
 	systemd systemd-container util-linux
-BENCH_PACKAGES = $(TEST_PACKAGES)
 DEB_PACKAGES = build-essential debhelper dh-python fakeroot git pybuild-plugin-pyproject \
 	python3-all-dev $(filter python3-%,$(RUN_PACKAGES))
 RUFF = build/ruff/bin/ruff
@@ -69,7 +68,6 @@ $(RUFF):
 	@$(PYTHON) -m venv build/ruff && build/ruff/bin/pip install -q --retries 1 ruff==0.17.* || echo "ruff cannot be installed here"
 
 bench: need-test build
-	@$(NEED) $(BENCH_PACKAGES)
 	$(PYTHON) -m tests.bench.run
 
 # Debian packages of the working tree, in build/deb
