@@ -13,7 +13,7 @@ from qmaild.runtime import journal, paths
 from qmaild.runtime.accounts import Accounts
 from qmaild.runtime.system import Account, Answer, Found, Trouble
 
-CHECK_SECONDS = 1.0  # the file is looked at no more often
+TROUBLE_SECONDS = 1.0  # a file that cannot be read is tried, and complained of, no more often
 MAX_ALIASES_BYTES = 16 << 20
 
 
@@ -45,9 +45,8 @@ class AliasFile:
         self._look_at = 0.0
 
     def table(self) -> aliases.Table | None:
-        now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + CHECK_SECONDS
+        """The entries as of now: a changed file counts from the next message on, with no command in between."""
+        if time.monotonic() >= self._look_at:
             self._look()
         return self._table
 
@@ -67,7 +66,7 @@ class AliasFile:
             self._state, self._table = None, {}
         except OSError as error:
             journal.note(journal.ERROR, f"{self._path}: cannot be read: {error.strerror}; {self._consequence()}")
-            self._state = None
+            self._state, self._look_at = None, time.monotonic() + TROUBLE_SECONDS
         except aliases.AliasError as error:
             where = f"{self._path}:{error.line}"
             journal.note(journal.ERROR, f"{where}: expected {error.expected}; {self._consequence()}")

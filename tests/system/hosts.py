@@ -49,7 +49,7 @@ class Host(Machine):
 
     def mailbox(self, user: str) -> list[str]:
         """The messages in a user's Maildir, whole."""
-        script = 'for f in "$0"/new/*; do [ -e "$f" ] && cat "$f" && printf "\\001"; done'
+        script = 'for f in "$0"/new/*; do [ -e "$f" ] && cat "$f" && printf "\\001"; done; true'
         printed = self.run(["sh", "-c", script, f"/home/{user}/Maildir"]).stdout
         return printed.split("\1")[:-1]
 

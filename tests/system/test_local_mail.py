@@ -65,6 +65,7 @@ def test_aliases_are_honoured_and_an_error_in_them_keeps_the_old_ones(one: Host)
 
 
 def test_a_dot_qmail_file_with_all_kinds_of_lines_is_obeyed(one: Host) -> None:
+    one.run("test -d /home/sue/Maildir || maildirmake /home/sue/Maildir", user="sue")
     one.write("/home/sue/.qmail", "# a comment\n./Maildir/\n./mbox\n|cat >out\n&ann\n", owner="sue", mode=0o600)
     one.run("echo hi | mail -s all-kinds sue", user="joe")
     assert one.wait_for_mail("ann", "Subject: all-kinds")
@@ -169,6 +170,7 @@ def test_a_control_file_with_an_error_is_named_and_changes_nothing(one: Host) ->
 def test_a_deferred_message_survives_idle_exits_and_a_reboot_and_goes_out_with_nobody_connecting(one: Host) -> None:
     one.control(idleexit="2\n")
     one.run(["qmailctl", "reload"])
+    one.run("test -d /home/ann/Maildir || maildirmake /home/ann/Maildir", user="ann")
     one.write("/home/ann/.qmail", "|test -e ready || exit 111\n./Maildir/\n", owner="ann", mode=0o600)
     one.run("echo hi | mail -s patient ann", user="sue")
     one.wait_for(lambda: any(part["state"] == "waiting" for entry in one.queue() for part in entry["recipients"]),
