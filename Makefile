@@ -76,7 +76,7 @@ deb:
 	@$(NEED) $(DEB_PACKAGES)
 	rm -rf build/deb && mkdir -p build/deb/qmaild
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t build/deb/qmaild
-	cd build/deb/qmaild && dpkg-buildpackage -us -uc -b
+	cd build/deb/qmaild && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc -b
 	@ls build/deb/*.deb
 
 clean:
