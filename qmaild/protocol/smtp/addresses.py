@@ -17,7 +17,8 @@ _DOMAIN = _LABEL + rb"(?:\." + _LABEL + rb")*"
 _LITERAL = rb"\[[!-Z^-~]+\]"
 _ROUTE = rb"(?:@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*:)?"
 _LOCAL = rb"(?:(" + _ATOM + rb"(?:\." + _ATOM + rb")*)|(" + _QUOTED + rb"))"
-_MAILBOX = _LOCAL + rb"@(" + _DOMAIN + rb"|" + _LITERAL + rb")"
+# Beyond the RFC, as in qmail: a name without a domain is one of ours (envnoathost is its domain).
+_MAILBOX = _LOCAL + rb"(?:@(" + _DOMAIN + rb"|" + _LITERAL + rb"))?"
 
 # Blanks after the colon are not in the grammar, but in many clients.
 _KEYWORD = {
@@ -25,7 +26,6 @@ _KEYWORD = {
     b"TO:": re.compile(rb"TO:[ \t]*<", re.IGNORECASE),
 }
 _PATH = re.compile(_ROUTE + _MAILBOX + rb">")
-_POSTMASTER = re.compile(rb"(postmaster)>", re.IGNORECASE)
 _PAIR = re.compile(rb"\\(.)")
 _PARAMETER = re.compile(rb"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([!-<>-~\x80-\xff]+))?")
 
@@ -37,8 +37,8 @@ class PathError(ValueError):
 def parse(argument: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
     """Return (address, rest) of `FROM:<...> ...` or `TO:<...> ...`; None if it begins otherwise.
 
-    The null reverse-path gives an empty address, <postmaster> one without @. A source route is dropped
-    (RFC 5321 appendix C). PathError: there is something between the brackets that is no path.
+    The null reverse-path gives an empty address, <postmaster> and other names alone one without @. A source route
+    is dropped (RFC 5321 appendix C). PathError: there is something between the brackets that is no path.
     """
     start = _KEYWORD[keyword].match(argument)
     if start is None:
@@ -46,26 +46,20 @@ def parse(argument: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
     place = start.end()
     found = _PATH.match(argument, place)
     if found is None:
-        return _special(argument, place, keyword)
+        if keyword == b"FROM:" and argument.startswith(b">", place):
+            return b"", argument[place + 1 :]
+        raise PathError("no path")
     local, quoted, domain = found.groups()
+    if quoted is not None and domain is None:
+        raise PathError("a quoted name alone")  # "a@b" without its quotes would be another address
     if quoted is not None:
         local = _PAIR.sub(rb"\1", quoted[1:-1])
-    address = local + b"@" + domain
-    if len(domain) > MAX_DOMAIN or len(address) > MAX_ADDRESS:
+    address = local if domain is None else local + b"@" + domain
+    if len(domain or b"") > MAX_DOMAIN or len(address) > MAX_ADDRESS:
         raise PathError("the path is too long")
     if not address.isascii():
         _check_utf8(address)
     return address, argument[found.end() :]
-
-
-def _special(argument: bytes, place: int, keyword: bytes) -> tuple[bytes, bytes]:
-    """The two paths that are no mailbox: <> as a reverse-path, <postmaster> as a forward-path."""
-    if keyword == b"FROM:" and argument.startswith(b">", place):
-        return b"", argument[place + 1 :]
-    found = _POSTMASTER.match(argument, place)
-    if keyword == b"TO:" and found:
-        return found[1], argument[found.end() :]
-    raise PathError("no path")
 
 
 def _check_utf8(address: bytes) -> None:
