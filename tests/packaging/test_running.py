@@ -54,7 +54,7 @@ def test_qmaild_without_mta_can_listen_in_public_but_not_on_loopback(machine: Ma
     assert {"*:25"} <= tcp_ports(machine)
     refused = machine.run(["qmailctl", "listen", "loopback"], check=False)
     assert refused.returncode == 1 and "qmaild-mta" in refused.stderr
-    machine.run(["systemctl", "disable", "--now", "qmaild-smtpd.socket"])
+    machine.run("systemctl disable --now qmaild-smtpd.socket; systemctl stop qmaild-smtpd.service")
     assert not [port for port in tcp_ports(machine) if port.endswith(":25")]
 
 
@@ -74,9 +74,19 @@ def test_the_qmqp_port_can_be_opened_and_closed(machine: Machine) -> None:
     assert "*:628" in tcp_ports(machine)
     # Nobody is in qmqpclients: a stranger is sent away, by a service that was started for it.
     machine.run(["python3", "-c", "import socket; s = socket.create_connection(('127.0.0.1', 628), 30); s.recv(100)"])
-    machine.run(["systemctl", "disable", "--now", "qmaild-qmqpd.socket"])
+    machine.run("systemctl disable --now qmaild-qmqpd.socket; systemctl stop qmaild-qmqpd.service")
     assert "*:628" not in tcp_ports(machine)
-    assert not is_active(machine, "qmqpd")
+
+
+def test_the_target_stops_starts_and_restarts_everything(machine: Machine) -> None:
+    say_quit(machine)
+    machine.run(["systemctl", "stop", "qmaild.target"])  # returns before what it holds has stopped
+    machine.wait_for(lambda: machine.run("systemctl list-units --plain --no-legend 'qmaild*'").stdout == "")
+    machine.run(["systemctl", "start", "qmaild.target"])
+    say_quit(machine)
+    machine.run(["systemctl", "restart", "qmaild.target"])
+    say_quit(machine)
+    assert machine.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout == ""
 
 
 def test_an_upgrade_restarts_what_runs_and_leaves_every_socket_open(machine: Machine, release: str) -> None:

@@ -125,11 +125,6 @@ def test_a_crash_loop_never_closes_a_door(unit: str) -> None:
     assert settings(f"{unit}.socket")["TriggerLimitIntervalSec"] == ["0"]
 
 
-@pytest.mark.parametrize("unit", ["qmaild-smtpd", "qmaild-smtpd-loopback", "qmaild-qmqpd"])
-def test_a_network_port_is_free_when_its_socket_stops(unit: str) -> None:
-    assert settings(f"{unit}.socket")["PropagatesStopTo"] == settings(f"{unit}.socket")["Service"]
-
-
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_has_its_own_user_and_is_restarted_watched_and_told_apart(service: str) -> None:
     found = settings(f"qmaild-{service}.service")
