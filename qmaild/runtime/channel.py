@@ -1,7 +1,8 @@
 """Frames over an AF_UNIX stream, descriptors beside them. Knows one connection; not who asks or answers what.
 
-Writes are collected and leave in one system call a loop tick. Descriptors ride by SCM_RIGHTS, one per
-frame, sent and received by this module's own sendmsg and recvmsg (asyncio's streams drop them).
+Writes are collected and leave together at the end of a loop tick, or before that when many have come. Descriptors
+ride by SCM_RIGHTS, one per frame, sent and received by this module's own sendmsg and recvmsg (asyncio's streams
+drop them).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from qmaild.protocol import frames, netstring
 
+EARLY_BYTES = 16 << 10  # a burst leaves in pieces of this size, so that the peer works beside us and not after us
 READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
 MAX_DESCRIPTORS = 16  # received in one call; a peer that sends more loses the rest and its connection
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
@@ -41,18 +43,20 @@ def peer_of(sock: socket.socket) -> Peer:
 class Channel:
     """One connection. on_frame(channel, frame, descriptor) gets each frame; descriptor is -1 or now the callee's to close.
 
+    takes_descriptors: whether the peer has any to give. One that sends some where none belongs is cut off.
+
     on_close is called once, whoever ended the connection. A frame that cannot be decoded, or a descriptor
     that was not announced, ends the connection: the peer is out of step.
     """
 
     __slots__ = (
-        "_descriptors", "_flushing", "_loop", "_on_close", "_on_frame", "_paused", "_queue", "_reader",
-        "_sock", "_writing", "on_drained", "peer", "queued", "state",
+        "_descriptors", "_flushing", "_loop", "_max_descriptors", "_on_close", "_on_frame", "_paused", "_queue",
+        "_reader", "_sock", "_writing", "on_drained", "peer", "queued", "state",
     )  # fmt: skip
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, on_frame: OnFrame, on_close: OnClose,
-        limit: int = frames.MAX_FRAME,
+        limit: int = frames.MAX_FRAME, takes_descriptors: bool = False,
     ) -> None:  # fmt: skip
         sock.setblocking(False)
         self._loop = loop
@@ -62,6 +66,7 @@ class Channel:
         self._reader = netstring.Reader(limit)
         self._queue: deque[tuple[bytes, int]] = deque()
         self._descriptors: deque[int] = deque()
+        self._max_descriptors = MAX_DESCRIPTORS if takes_descriptors else 0
         self._flushing = self._writing = self._paused = False
         self.queued = 0  # bytes written by us that the peer has not taken: owners bound it
         self.peer = peer_of(sock)
@@ -85,9 +90,13 @@ class Channel:
             return
         self._queue.append((data, descriptor))
         self.queued += len(data)
-        if not self._flushing and not self._writing:
+        if self._writing:
+            return
+        if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
+        elif self.queued >= EARLY_BYTES:
+            self._flush()
 
     def rewire(self, on_frame: OnFrame) -> None:
         """From the next frame on, call on_frame: a handshake gives way to the service proper."""
@@ -140,7 +149,7 @@ class Channel:
                 received = array.array("i")
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self._descriptors.extend(received)
-        if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > MAX_DESCRIPTORS:
+        if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > self._max_descriptors:
             self.close()
             return
         try:
@@ -176,7 +185,7 @@ class Channel:
             except OSError:
                 if descriptor >= 0:
                     os.close(descriptor)
-                self.close()
+                self._loop.call_soon(self.close)  # never from within send(): its caller counts on the connection
                 return
             self.queued -= sent
             if sent < len(batch):
