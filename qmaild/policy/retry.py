@@ -8,6 +8,7 @@ SECOND = 1_000_000  # all times are microseconds since the epoch
 LOCAL_SKIP, REMOTE_SKIP = 10, 20
 MAX_JITTER = 0.1  # of the interval: what failed together does not come back together
 HOLD_SECONDS = 300  # a channel on hold is looked at again after this
+CROWD_SECONDS = 30  # a destination with too much waiting is given more after this
 TROUBLE_SECONDS = 60  # our own services are back long before the curve would ask them again
 
 
@@ -29,6 +30,11 @@ def after_trouble(birth: int, now: int, is_local: bool, jitter: float) -> int:
 def after_hold(now: int, jitter: float) -> int:
     """Return when to look again whether the channel is still on hold."""
     return now + int(HOLD_SECONDS * SECOND * (1 + MAX_JITTER * jitter))
+
+
+def after_crowd(now: int, jitter: float) -> int:
+    """Return when to try what found too many before it."""
+    return now + int(CROWD_SECONDS * SECOND * (1 + MAX_JITTER * jitter))
 
 
 def is_last(birth: int, started: int, lifetime: int) -> bool:

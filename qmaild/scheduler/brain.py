@@ -105,7 +105,8 @@ class Brain:
             lanes.setdefault(routes.lane_of(target, settings.smtproutes), []).append(position)
         for name, members in lanes.items():
             if not self._lanes.add(name, job, members, job.is_verp):
-                due = retry.after_hold(now, job.jitter)
+                later = retry.after_hold if self._lanes.is_held(name) else retry.after_crowd
+                due = later(now, job.jitter)
                 indexes = [job.frame.indexes[position] for position in members]
                 commands.append(frames.Deferred(job.frame.number, name, due, indexes))
                 self._close(job, len(members), commands)

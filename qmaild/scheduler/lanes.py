@@ -16,6 +16,10 @@ from qmaild.policy.routes import LOCAL_LANE
 
 LOCAL_BATCH = 50  # recipients of one order: local answers when the slowest of them has ended
 MAX_HELD = 1000  # recipients of a channel on hold in memory; more would fill the queue's window for the other
+# Messages of one lane, and of all remote lanes, that wait in memory: the queue hands out 10,000 at a time, and slow
+# destinations must leave room for what can be delivered at once.
+MAX_LANE = 4000
+MAX_REMOTE = 8000
 REMOTE_BATCH = 100  # what RFC 5321 4.5.3.1.8 obliges every server to take in one transaction
 
 
@@ -53,7 +57,7 @@ class Lane:
 class Channel:
     """local or remote: limit and lane_limit bound what is in flight: recipients if local, else orders.
 
-    waiting counts recipients that wait for their turn.
+    waiting counts recipients that wait for their turn, shares the messages they are of, once for each lane.
     """
 
     is_local: bool
@@ -61,6 +65,7 @@ class Channel:
     lane_limit: int = 0
     busy: int = 0
     waiting: int = 0
+    shares: int = 0
     turns: deque[Lane] = dataclasses.field(default_factory=deque)
 
 
@@ -82,7 +87,7 @@ class Lanes:
             self._queue_up(lane)
 
     def add(self, name: bytes, job: Any, positions: list[int], is_single: bool) -> bool:
-        """Let recipients wait in the lane; False if its channel is on hold and keeps no more of them.
+        """Let recipients wait in the lane; False if no more of them are kept: the channel is on hold, or too many wait.
 
         is_single: each recipient needs an order of its own (a VERP sender).
         """
@@ -90,13 +95,20 @@ class Lanes:
         if not channel.limit and channel.waiting + len(positions) > MAX_HELD:
             return False
         lane = self._lanes.get(name)
+        if lane is not None and len(lane.shares) >= MAX_LANE or not channel.is_local and channel.shares >= MAX_REMOTE:
+            return False
         if lane is None:
             lane = self._lanes[name] = Lane(name, channel)
         batch = 1 if is_single else LOCAL_BATCH if channel.is_local else REMOTE_BATCH
         lane.shares.append(Share(job, positions, batch))
         channel.waiting += len(positions)
+        channel.shares += 1
         self._queue_up(lane)
         return True
+
+    def is_held(self, name: bytes) -> bool:
+        """Whether this lane's channel is on hold."""
+        return not (self.local if name == LOCAL_LANE else self.remote).limit
 
     @property
     def is_ready(self) -> bool:
@@ -113,6 +125,8 @@ class Lanes:
                 positions = share.take(channel.limit - channel.busy if channel.is_local else REMOTE_BATCH)
                 if share.left:
                     lane.shares.append(share)
+                else:
+                    channel.shares -= 1
                 cost = len(positions) if channel.is_local else 1
                 lane.busy += cost
                 channel.busy += cost
@@ -137,7 +151,7 @@ class Lanes:
             lane.is_in_turn = False
         for channel in (self.local, self.remote):
             channel.turns.clear()
-            channel.waiting = 0
+            channel.waiting = channel.shares = 0
         self._lanes = {name: lane for name, lane in self._lanes.items() if lane.busy}
         return waiting
 

@@ -16,7 +16,7 @@ from qmaild.control.settings import Settings, parse
 from qmaild.policy import retry
 from qmaild.protocol import frames
 from qmaild.scheduler.brain import Brain
-from qmaild.scheduler.lanes import LOCAL_BATCH, MAX_HELD, REMOTE_BATCH
+from qmaild.scheduler.lanes import LOCAL_BATCH, MAX_HELD, MAX_LANE, MAX_REMOTE, REMOTE_BATCH
 from qmaild.scheduler.moves import (
     NO_TOKEN,
     Arrived,
@@ -290,6 +290,26 @@ def test_a_channel_on_hold_keeps_a_bounded_number_in_memory_and_leaves_the_other
     assert order.recipients == [b"b@host.example"]
     assert send.handle(report(order, b"K"), NOW)[-1] == Release(9)
     assert (send.jobs, send.waiting) == (MAX_HELD, MAX_HELD)
+
+
+def test_a_slow_destination_keeps_a_bounded_number_in_memory_and_leaves_room_for_others() -> None:
+    send = brain(destinationconcurrency=b"1")
+    send.handle(Arrived(job(b"a@slow.example"), NO_TOKEN), NOW)
+    for number in range(2, MAX_LANE + 2):
+        assert answers(send.handle(Arrived(job(b"a@slow.example", number=number), NO_TOKEN), NOW)) == []
+    commands = send.handle(Arrived(job(b"a@slow.example", b"b@fast.example", number=90_000), NO_TOKEN), NOW)
+    assert answers(commands) == [frames.Deferred(90_000, b"remote:slow.example", NOW + 30 * retry.SECOND, [10])]
+    assert records(commands) == []
+    assert [order.recipients for order in orders(commands)] == [[b"b@fast.example"]]
+
+
+def test_slow_destinations_together_leave_room_for_local_mail() -> None:
+    send = brain(concurrencyremote=b"1")
+    for number in range(MAX_REMOTE + 1):
+        send.handle(Arrived(job(b"a@host%d.far" % (number // 100), number=number), NO_TOKEN), NOW)
+    commands = send.handle(Arrived(job(b"a@another.far", b"b@host.example", number=90_000), NO_TOKEN), NOW)
+    assert [answer.lane for answer in answers(commands)] == [b"remote:another.far"]
+    assert [order.recipients for order in orders(commands)] == [[b"b@host.example"]]
 
 
 def test_a_reload_routes_again_what_waits() -> None:
