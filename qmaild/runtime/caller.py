@@ -109,7 +109,7 @@ class Caller:
             else:
                 self._fail()
             return
-        self._channel = Channel(self._loop, sock, self._answer, self._lost)
+        self._channel = Channel(self._loop, sock, self._answer, self._lost, takes_descriptors=True)
         self._channel.on_drained = self.on_drained
         self._channel.send(self._hello)
         backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -96,7 +97,7 @@ class Channel:
             self._flushing = True
             self._loop.call_soon(self._flush)
         elif self.queued >= EARLY_BYTES:
-            self._flush()
+            self._write()
 
     def rewire(self, on_frame: OnFrame) -> None:
         """From the next frame on, call on_frame: a handshake gives way to the service proper."""
@@ -169,7 +170,13 @@ class Channel:
         return self.is_open
 
     def _flush(self) -> None:
+        """What a tick has collected leaves; then, and never from within send(), the owner hears that all is gone."""
         self._flushing = False
+        self._write()
+        if not self._queue and self.on_drained is not None and self.is_open:
+            self.on_drained()
+
+    def _write(self) -> None:
         while self._queue and self.is_open:
             batch, descriptor = self._next_batch()
             try:
@@ -185,7 +192,11 @@ class Channel:
             except OSError:
                 if descriptor >= 0:
                     os.close(descriptor)
-                self._loop.call_soon(self.close)  # never from within send(): its caller counts on the connection
+                # Not closed from within send(), whose caller counts on the connection. But nothing more may leave:
+                # what came behind a gap would be taken for the whole.
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+                self._loop.call_soon(self.close)
                 return
             self.queued -= sent
             if sent < len(batch):
@@ -195,8 +206,6 @@ class Channel:
         if self._writing and self.is_open:
             self._writing = False
             self._loop.remove_writer(self._sock.fileno())
-        if self.on_drained is not None and self.is_open:
-            self.on_drained()
 
     def _next_batch(self) -> tuple[bytes, int]:
         """Take the frames that may leave together: all up to one with a descriptor, which leaves alone."""

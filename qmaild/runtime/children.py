@@ -145,8 +145,6 @@ class Children:
     def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
         child: _Child = channel.state
         done = child.waiting.pop(frame[0], None)
-        if descriptor >= 0:
-            os.close(descriptor)
         if done is None:
             channel.close()
             return

@@ -63,10 +63,12 @@ class Service:
 
     def serve(self, name: str, on_frame: OnFrame, on_close: Callable[[Channel], None] | None = None,
               on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME,
-              on_accept: Callable[[Channel], None] | None = None) -> None:  # fmt: skip
+              on_accept: Callable[[Channel], None] | None = None,
+              takes_descriptors: bool = False) -> None:  # fmt: skip
         """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is checked here, before anything else.
 
-        on_accept sees a connection before anything is read from it, and may pause or close it.
+        on_accept sees a connection before anything is read from it, and may pause or close it. Descriptors
+        are taken only where frames have some: on any other socket a peer could fill our table with them.
         """
 
         def closed(channel: Channel) -> None:
@@ -76,6 +78,8 @@ class Service:
 
         def greeted(channel: Channel, frame: Any, descriptor: int) -> None:
             if not isinstance(frame, frames.Hello) or frame.version != frames.VERSION:
+                if descriptor >= 0:
+                    os.close(descriptor)
                 channel.send(frames.Hello(frames.VERSION, self.name.encode()))
                 channel.close()
                 return
@@ -84,7 +88,7 @@ class Service:
                 on_open(channel)
 
         def made(sock: socket.socket) -> None:
-            channel = Channel(self.loop, sock, greeted, closed, limit)
+            channel = Channel(self.loop, sock, greeted, closed, limit, takes_descriptors)
             self.channels.add(channel)
             if on_accept:
                 on_accept(channel)

@@ -118,14 +118,6 @@ def sealed_memfd(content: bytes) -> int:
     return descriptor
 
 
-def is_sealed(descriptor: int) -> bool:
-    """Whether this is memory that nobody can change any more; any other file is not."""
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
-    except OSError:
-        return False
-
-
 def reopen(descriptor: int, flags: int) -> int:
     """Return an open file description of its own for the same file, at offset 0; the caller's to close."""
     return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
 from qmaild.policy.mailhosts import Verdict
@@ -38,8 +37,6 @@ def build(service: Service) -> None:
             channel.send(frames.NotConnected(question.tag, *reached))
 
     def on_frame(channel: Channel, frame: Any, descriptor: int) -> None:
-        if descriptor >= 0:
-            os.close(descriptor)
         if not isinstance(frame, frames.Connect) or len(frame.name) > MAX_NAME or len(frame.skip) > MAX_SKIP:
             channel.close()
             return

@@ -35,25 +35,21 @@ def build(unit: service.Service) -> None:
         if isinstance(frame, frames.Order):
             dispatcher.order(channel, frame, descriptor)
         else:
-            _out_of_step(channel, descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
+            channel.close()
 
     def asked(channel: Channel, frame: Any, descriptor: int) -> None:
         if isinstance(frame, frames.Who):
             lookups.who(channel, frame)
         else:
-            _out_of_step(channel, descriptor)
+            channel.close()
 
-    unit.serve("local", ordered)
+    unit.serve("local", ordered, takes_descriptors=True)
     unit.serve("lookup", asked, limit=MAX_QUESTION)
     unit.is_busy = lambda: dispatcher.outstanding + lookups.outstanding > 0
     unit.status = lambda: f"{dispatcher.outstanding} orders, {mailboxes.count + programs.count} deliverers"
     unit.on_reload = accounts.forget
-
-
-def _out_of_step(channel: Channel, descriptor: int) -> None:
-    if descriptor >= 0:
-        os.close(descriptor)
-    channel.close()
 
 
 if __name__ == "__main__":

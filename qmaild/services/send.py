@@ -59,7 +59,7 @@ class Send:
             frames.Ended: self._answer,
             frames.Bounce: self._answer,
         }
-        shell.serve("manage", self._frame, self._closed, self._opened)
+        shell.serve("manage", self._frame, self._closed, self._opened, takes_descriptors=True)
         shell.is_busy = lambda: self._brain.jobs + self._brain.in_flight > 0
         shell.is_unfinished = self._is_unfinished
         shell.status = self._status

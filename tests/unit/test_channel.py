@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -18,10 +19,10 @@ from qmaild.runtime.channel import Channel
 class End:
     """One end of a channel that notes what it gets."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, takes_descriptors: bool = True) -> None:
         self.got: list[tuple[Any, int]] = []
         self.closed = 0
-        self.channel = Channel(loop, sock, self._frame, self._closed)
+        self.channel = Channel(loop, sock, self._frame, self._closed, takes_descriptors=takes_descriptors)
 
     def _frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
         self.got.append((frame, descriptor))
@@ -130,6 +131,50 @@ def test_a_peer_that_sends_many_descriptors_unasked_is_cut_off_and_none_stays_op
     until(loop, lambda: end.closed == 1)
     theirs.close()
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_descriptor_where_none_belongs_ends_the_connection_and_does_not_stay_open(loop: asyncio.AbstractEventLoop) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    ours, theirs = pair()
+    end = End(loop, ours, takes_descriptors=False)
+    socket.send_fds(theirs, [frames.encode(frames.Connected(1, b"smtp", b"", b"", 25, 0, 1))], [theirs.fileno()])
+    until(loop, lambda: end.closed == 1)
+    theirs.close()
+    assert end.got == []
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_who_writes_more_once_all_is_gone_never_comes_between_frames_of_one_burst(loop: asyncio.AbstractEventLoop) -> None:
+    one, other = (End(loop, sock) for sock in pair())
+    told: list[str] = []
+    one.channel.on_drained = lambda: told.append("drained")
+    for number in range(20):
+        one.channel.send(frames.Data(number, bytes(5000)))
+        assert not told
+    until(loop, lambda: len(other.got) == 20 and bool(told))
+    assert [frame.tag for frame, _ in other.got] == list(range(20))
+
+
+class Flaky(socket.socket):
+    """A socket whose first send() fails, as for want of kernel memory, and whose next ones would not."""
+
+    failures = [errno.ENOBUFS]
+
+    def send(self, *arguments: Any) -> int:
+        if self.failures:
+            raise OSError(self.failures.pop(), "no room")
+        return super().send(*arguments)
+
+
+def test_after_a_write_that_failed_nothing_more_reaches_the_peer(loop: asyncio.AbstractEventLoop) -> None:
+    ours, theirs = pair()
+    end = End(loop, Flaky(fileno=ours.detach()))
+    for number in range(20):
+        end.channel.send(frames.Data(number, bytes(5000)))
+    assert not Flaky.failures and end.closed == 0
+    until(loop, lambda: end.closed == 1)
+    assert theirs.recv(1) == b""
+    theirs.close()
 
 
 def test_the_peer_is_known_by_its_credentials(loop: asyncio.AbstractEventLoop) -> None:

@@ -54,7 +54,7 @@ class Server:
     async def accept(self) -> Peer:
         loop = asyncio.get_running_loop()
         sock, _ = await asyncio.wait_for(loop.sock_accept(self.listener), SECONDS)
-        peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close))
+        peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close, takes_descriptors=True))
         assert await peer.frame() == frames.Hello(frames.VERSION, b"send")
         return peer
 
@@ -77,7 +77,7 @@ class House:
         loop = asyncio.get_running_loop()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.connect(str(self._directory / "run" / name) + ".sock")
-        peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close))
+        peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close, takes_descriptors=True))
         peer.send(frames.Hello(frames.VERSION, b"queue"))
         return peer
 
