@@ -39,16 +39,19 @@ class Service(NamedTuple):
     sockets: str
     asks: str
     more: str
+    stops: str = "five seconds"
 
+
+DOOR_STOPS = "five seconds, or twelve while a message is under way"
 
 SERVICES = {
     "smtpd": Service("SMTP server", "TCP port 25", "queue, local",
         "It speaks SMTP with clients, refuses what is not for this host (rcpthosts) unless the client is in relayclients, "
         "asks qmaild-local whether a recipient exists, and says 250 only when the queue has the message on disk. "
-        "Which addresses port 25 is open on is chosen with `qmailctl listen`."),
+        "Which addresses port 25 is open on is chosen with `qmailctl listen`.", DOOR_STOPS),
     "qmqpd": Service("QMQP server", "TCP port 628, closed as installed", "queue",
         "It takes messages by QMQP from the clients in qmqpclients and from nobody else. "
-        "systemctl enable --now qmaild-qmqpd.socket opens the port."),
+        "systemctl enable --now qmaild-qmqpd.socket opens the port.", DOOR_STOPS),
     "inject": Service("door for local programs", "/run/qmaild/inject.sock, open to every user", "queue",
         "sendmail(8), qmail-inject(8), qmail-queue(8), mailq(1) and newaliases(1) are one small client of this service. The "
         "kernel tells it who the client is; none of the programs is set-user-ID or set-group-ID. Twenty messages of "
@@ -56,7 +59,7 @@ SERVICES = {
     "queue": Service("durable queue", "/run/qmaild/intake.sock, group qmaild-intake", "send",
         "It alone writes /var/lib/qmaild/queue. A message is acknowledged when it has been synced to the disk; "
         "whatever arrived during one sync is committed by the next. It stays while any message is pending."),
-    "send": Service("scheduler", "/run/qmaild/manage.sock, user qmaild-queue", "local, remote, queue",
+    "send": Service("scheduler", "/run/qmaild/manage.sock, user qmaild-queue", "local, remote",
         "It decides from the current control files where each recipient goes, how many deliveries run at a time, when a "
         "delivery is tried again, and writes the bounces."),
     "remote": Service("SMTP and LMTP client", "/run/qmaild/remote.sock, user qmaild-send", "dial",
@@ -121,7 +124,7 @@ def service_page(name: str, service: Service) -> str:
         f".SH CONNECTIONS\nServes: {escape(service.sockets)}; "
         f"/run/qmaild/control/{escape(name)}.sock, group qmaild\\-admin.\n.br\nAsks: {escape(service.asks)}.\n",
         f".SH CONTROL FILES\n{references}See\n.BR qmaild\\-control (5).\n",
-        ".SH SIGNALS\nSIGTERM ends it within five seconds; what was under way is done again later.\n",
+        f".SH SIGNALS\nSIGTERM ends it within {service.stops}; what had no answer by then is done again later.\n",
         ".SH EXIT STATUS\n0 when idle or told to stop, 111 when it cannot serve: its status line and the journal say why, and "
         "systemd tries again.\n",
         ".SH SEE ALSO\n.BR qmaild (7),\n.BR qmaild\\-control (5),\n.BR qmailctl (8)\n",

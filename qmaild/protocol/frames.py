@@ -32,7 +32,7 @@ class Hello(NamedTuple):
     role: bytes
 
 
-# Intake: doors, send and local to queue.
+# Intake: doors and local to queue.
 class Message(NamedTuple):
     """A whole small message: content is prefix + body. serves: the delivery a forward finishes (number, index), or 0 0."""
 

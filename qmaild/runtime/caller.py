@@ -49,10 +49,6 @@ class Caller:
         return len(self._waiting)
 
     @property
-    def is_connected(self) -> bool:
-        return self._channel is not None
-
-    @property
     def queued(self) -> int:
         """Bytes the server has not taken yet: who streams bodies waits while this is large."""
         return self._channel.queued if self._channel else self._backlog_bytes

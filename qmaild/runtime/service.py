@@ -23,7 +23,6 @@ from systemd import daemon
 ACCEPTS_A_TICK = 64  # one wake-up takes what waits, but no flood keeps the loop from its other work
 IDLE_CHECK_SECONDS = 1.0
 STOP_SECONDS = 5.0  # a stop that takes longer keeps connecting peers waiting (nobody accepts meanwhile)
-HANDSHAKE_SECONDS = 10.0  # a local client that never says Hello
 
 Command = Callable[[list[bytes]], tuple[int, bytes]]
 

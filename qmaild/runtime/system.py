@@ -116,8 +116,3 @@ def sealed_memfd(content: bytes) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def reopen(descriptor: int, flags: int) -> int:
-    """Return an open file description of its own for the same file, at offset 0; the caller's to close."""
-    return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 import threading
@@ -20,18 +21,27 @@ import dns.rrset
 Answers = Callable[[Any, str], list[bytes]]
 
 
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """A UDP and a listening TCP socket on the same free port."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            return udp, socket.create_server(udp.getsockname(), backlog=10)
+        except OSError as error:  # somebody else has the TCP port of this number: try another
+            udp.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 class NameServer:
     """Serves until the with-statement ends. asked: "udp name TYPE" for each question, in order."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self.asked: list[str] = []
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("127.0.0.1", 0))
+        self._udp, self._tcp = _pair()
         self.port = self._udp.getsockname()[1]
-        self._tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._tcp.bind(("127.0.0.1", self.port))
-        self._tcp.listen(10)
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._serve_udp, self._serve_tcp)]
 
     def line(self) -> str:

@@ -156,13 +156,3 @@ def test_a_sealed_memfd_cannot_be_changed() -> None:
         with pytest.raises(PermissionError):
             change()
     os.close(descriptor)
-
-
-def test_reopen_gives_an_offset_of_its_own() -> None:
-    descriptor = system.sealed_memfd(b"content")
-    os.lseek(descriptor, 3, os.SEEK_SET)
-    again = system.reopen(descriptor, os.O_RDONLY)
-    assert os.read(again, 100) == b"content"
-    assert os.read(descriptor, 100) == b"tent"
-    os.close(again)
-    os.close(descriptor)
