@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 from email.message import Message
 
 import pytest
@@ -202,14 +203,8 @@ def test_whatever_notes_addresses_and_messages_hold_the_report_has_its_shape(
     original = original.replace(b"\r", b"")
     content = composed(*failures, original=original, sender=sender)
     head = header.split(content)[0]
-    assert [name for name, _ in header.fields(head)][:6] == [
-        b"received",
-        b"date",
-        b"from",
-        b"to",
-        b"subject",
-        b"message-id",
-    ]
+    names = re.findall(rb"(?m)^([!-9;-~]+):", head)
+    assert names[:6] == [b"Received", b"Date", b"From", b"To", b"Subject", b"Message-ID"]
     message, parts = email.message_from_bytes(content), email.message_from_bytes(content).get_payload()
     assert isinstance(parts, list) and len(parts) == 3
     assert len(qsbmf(text_of(parts[0]))) == len(failures)
@@ -264,13 +259,6 @@ def test_other_senders_are_no_verp_senders(sender: bytes) -> None:
 )
 def test_the_header_section_ends_at_the_first_blank_line(message: bytes, section: bytes, body: bytes) -> None:
     assert header.split(message) == (section, body)
-
-
-def test_fields_come_whole_and_unfold() -> None:
-    section = b"Subject: one\n two\nX-Y : z\nno field\nSUBJECT:\ttab\rcr\n"
-    assert [name for name, _ in header.fields(section)] == [b"subject", b"x-y", b"", b"subject"]
-    assert b"".join(whole for _, whole in header.fields(section)) == section
-    assert list(header.values(section, b"subject")) == [b"one two", b"tab\rcr"]
 
 
 def test_a_section_is_cut_between_fields() -> None:

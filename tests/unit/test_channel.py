@@ -158,20 +158,22 @@ def test_who_writes_more_once_all_is_gone_never_comes_between_frames_of_one_burs
 class Flaky(socket.socket):
     """A socket whose first send() fails, as for want of kernel memory, and whose next ones would not."""
 
-    failures = [errno.ENOBUFS]
+    has_failed = False
 
     def send(self, *arguments: Any) -> int:
-        if self.failures:
-            raise OSError(self.failures.pop(), "no room")
+        if not self.has_failed:
+            self.has_failed = True
+            raise OSError(errno.ENOBUFS, "no room")
         return super().send(*arguments)
 
 
 def test_after_a_write_that_failed_nothing_more_reaches_the_peer(loop: asyncio.AbstractEventLoop) -> None:
     ours, theirs = pair()
-    end = End(loop, Flaky(fileno=ours.detach()))
+    flaky = Flaky(fileno=ours.detach())
+    end = End(loop, flaky)
     for number in range(20):
         end.channel.send(frames.Data(number, bytes(5000)))
-    assert not Flaky.failures and end.closed == 0
+    assert flaky.has_failed and end.closed == 0
     until(loop, lambda: end.closed == 1)
     assert theirs.recv(1) == b""
     theirs.close()
