@@ -15,6 +15,7 @@ from typing import NamedTuple
 from qmaild.message.address import MAX_ADDRESS, quote
 
 FOLD = 78  # columns; RFC 5322 2.1.1
+MAX_ITEMS = 100_000  # of one field: as many recipients as a message may have, and seconds of work
 
 _SPACE = re.compile(rb"[ \t\r\n]+")
 _ATOM = re.compile(rb'(?:\\.|[^\\ \t\r\n()<>@,;:".\[\]])+')
@@ -168,11 +169,19 @@ def parse(value: bytes) -> list[Item]:
             in_group = True
             stop += 1
         else:
-            items += _mailboxes(value, segment)
+            for mailbox in _mailboxes(value, segment):
+                items.append(mailbox)
+                _bounded(items)
+        _bounded(items)
         place = stop
     if in_group:
         items.append(GroupEnd())
     return items
+
+
+def _bounded(items: list[Item]) -> None:
+    if len(items) > MAX_ITEMS:
+        raise AddressError(f"expected at most {MAX_ITEMS} addresses")
 
 
 def _segment_end(tokens: list[_Token], place: int) -> int:

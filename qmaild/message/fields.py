@@ -37,17 +37,40 @@ class SectionReader:
     field nor a continuation ends it too and is the body's first. `From ...` becomes `MBOX-Line: From ...`.
     """
 
-    __slots__ = ("_rest", "_size", "fields")
+    __slots__ = ("_last", "_rest", "_size", "_whole")
 
     def __init__(self) -> None:
-        self.fields: list[bytes] = []
-        self._rest = b""
+        self._whole: list[bytes] = []
+        self._last: list[bytes] = []  # lines of the field that may still go on: joined once, however many they are
+        self._rest = bytearray()
         self._size = 0
+
+    @property
+    def fields(self) -> list[bytes]:
+        """The fields so far, each with its continuation lines."""
+        return [*self._whole, b"".join(self._last)] if self._last else self._whole
 
     def feed(self, data: bytes) -> bytes | None:
         """Take more of the message; None as long as the section goes on."""
         self._size += len(data)
-        data = self._rest + data if self._rest else data
+        self._rest += data
+        if b"\n" in data:
+            body = self._lines(bytes(self._rest))
+            if body is not None:
+                return body
+        if self._size > MAX_SECTION:
+            raise SectionTooLong(f"the header section is longer than {MAX_SECTION} bytes")
+        return None
+
+    def finish(self) -> bytes:
+        """The message has ended inside its header section: return its body, which is empty or one line."""
+        line = bytes(self._rest) + b"\n"
+        if not self._rest or self._take(line):
+            return b""
+        return line
+
+    def _lines(self, data: bytes) -> bytes | None:
+        """Take all whole lines of data; keep what is behind the last one."""
         start = 0
         while (end := data.find(b"\n", start) + 1) > 0:
             line = data[start:end]
@@ -56,29 +79,22 @@ class SectionReader:
             if not self._take(line):
                 return data[start:]
             start = end
-        if self._size > MAX_SECTION:
-            raise SectionTooLong(f"the header section is longer than {MAX_SECTION} bytes")
-        self._rest = data[start:]
+        self._rest = bytearray(data[start:])
         return None
-
-    def finish(self) -> bytes:
-        """The message has ended inside its header section: return its body, which is empty or one line."""
-        line = self._rest + b"\n"
-        if not self._rest or self._take(line):
-            return b""
-        return line
 
     def _take(self, line: bytes) -> bool:
         if line[:1] in (b" ", b"\t"):
-            if not self.fields:
+            if not self._last:
                 return False
-            self.fields[-1] += line
-        elif line.startswith(b"From "):
-            self.fields.append(b"MBOX-Line: " + line)
-        elif _FIELD.match(line):
-            self.fields.append(line)
-        else:
+            self._last.append(line)
+            return True
+        if line.startswith(b"From "):
+            line = b"MBOX-Line: " + line
+        elif not _FIELD.match(line):
             return False
+        if self._last:
+            self._whole.append(b"".join(self._last))
+        self._last = [line]
         return True
 
 

@@ -89,6 +89,7 @@ class _Section:
         self.followers: list[bytes] = []  # To and Cc: what Mail-Followup-To may list
         self.return_path: Address | None = None
         self.kept: list[bytes] = []
+        self.addresses = 0
         for line in lines:
             self._field(line, fields.name_of(line))
 
@@ -112,6 +113,9 @@ class _Section:
         found = [item for item in items if isinstance(item, Address)]
         for address in found:
             _bounded(address.path)
+        self.addresses += len(found)
+        if self.addresses > MAX_RECIPIENTS:  # told before they are written again: that is the longer half of the work
+            raise Unacceptable(f"more addresses than one message can have ({MAX_RECIPIENTS})")
         return render(line.partition(b":")[0].rstrip(b" \t"), items) if items else line, found
 
     def _recipient_field(self, line: bytes, name: bytes) -> bytes:

@@ -41,11 +41,12 @@ def split(run: bytes) -> list[bytes]:
 class Reader:
     """Collects fed bytes and gives back whole netstrings. `limit` bounds one netstring's content."""
 
-    __slots__ = ("_buffer", "_limit")
+    __slots__ = ("_buffer", "_limit", "_wanted")
 
     def __init__(self, limit: int) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
         self._limit = limit
+        self._wanted = 0  # bytes that make the buffered netstring whole; 0 while its length is not known
 
     @property
     def buffered(self) -> int:
@@ -54,15 +55,21 @@ class Reader:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield each netstring completed by `data`. NetstringError is final: the stream is out of step."""
-        buffer = self._buffer + data if self._buffer else data
-        place, end = 0, len(buffer)
+        if self._buffer:
+            # What a large netstring has so far is not looked at again with every few bytes a peer adds to it.
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        place, end, wanted = 0, len(data), 0
         while place < end:
-            colon = buffer.find(b":", place, place + MAX_DIGITS + 1)
+            colon = data.find(b":", place, place + MAX_DIGITS + 1)
             if colon < 0:
-                if end - place > MAX_DIGITS or not buffer[place:].isdigit():
+                if end - place > MAX_DIGITS or not data[place:].isdigit():
                     raise NetstringError("expected a length and a colon")
                 break
-            digits = buffer[place:colon]
+            digits = data[place:colon]
             if not digits.isdigit():
                 raise NetstringError("expected a length and a colon")
             length = int(digits)
@@ -70,9 +77,11 @@ class Reader:
                 raise NetstringError(f"a netstring of {length} bytes; at most {self._limit} are taken")
             stop = colon + 1 + length
             if stop >= end:
+                wanted = stop + 1 - place
                 break
-            if buffer[stop] != 0x2C:
+            if data[stop] != 0x2C:
                 raise NetstringError("expected a comma after the announced length")
-            yield buffer[colon + 1 : stop]
+            yield data[colon + 1 : stop]
             place = stop + 1
-        self._buffer = buffer[place:]
+        self._buffer += data[place:]
+        self._wanted = wanted

@@ -55,6 +55,7 @@ class Door:
         self.works = works
         self.people = people.People()
         self.turns = Turns(MAX_ACTIVE)
+        self.long_works = asyncio.Semaphore(1)  # a section of a megabyte takes seconds and 200 MB: one at a time
         self._connections: dict[int, int] = {}
         self._unique = PID_LIMIT
         self._tasks: set[asyncio.Task[None]] = set()

@@ -120,7 +120,8 @@ class Posting:
         place = self._door.place(request)
         if sum(map(len, lines)) < LONG_SECTION:
             return inject.compose(lines, request, place, when)
-        return await asyncio.to_thread(inject.compose, lines, request, place, when)
+        async with self._door.long_works:
+            return await asyncio.to_thread(inject.compose, lines, request, place, when)
 
     async def _body(self, ends: fields.LineEnds, content: bytes, is_ended: bool, put: Put) -> None:
         """Copy the body. A last line without an end gets one."""

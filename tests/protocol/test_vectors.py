@@ -67,7 +67,8 @@ def read(message: bytes, piece: int) -> tuple[list[bytes], bytes]:
     left = ends.finish()
     if body is None:
         body = reader.feed(left) if left else None
-        return reader.fields, reader.finish() if body is None else body
+        body = reader.finish() if body is None else body
+        return reader.fields, body
     return reader.fields, body + left
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmaild.message import fields
-from qmaild.message.addresslist import Address, AddressError, Group, GroupEnd, Hosts, one, parse, render
+from qmaild.message.addresslist import MAX_ITEMS, Address, AddressError, Group, GroupEnd, Hosts, one, parse, render
 
 HOSTS = Hosts(b"dh", b"dd.example", b"pd.example", frozenset((b"localhost", b"dh-whole")))
 
@@ -20,7 +22,8 @@ def read(message: bytes, piece: int = 0) -> tuple[list[bytes], bytes]:
         body = reader.feed(message[place : place + size])
         if body is not None:
             return reader.fields, body + message[place + size :]
-    return reader.fields, reader.finish()
+    body = reader.finish()
+    return reader.fields, body
 
 
 def paths(value: bytes) -> list[bytes]:
@@ -72,6 +75,17 @@ def test_an_endless_line_is_refused() -> None:
     with pytest.raises(fields.SectionTooLong):
         for _ in range(fields.MAX_SECTION // 65536 + 1):
             reader.feed(b"x" * 65536)
+
+
+@pytest.mark.parametrize("pieces", [[b"A: b\n", b" \n" * 500_000], [b"A"] * fields.MAX_SECTION])
+def test_no_header_section_takes_long_to_read(pieces: list[bytes]) -> None:
+    reader = fields.SectionReader()
+    began = time.process_time()
+    for piece in pieces:
+        reader.feed(piece)
+    rest = reader.finish()
+    assert len(b"".join(reader.fields) + rest) >= sum(map(len, pieces))
+    assert time.process_time() - began < 5  # a minute, if what has been read were copied with every piece
 
 
 @settings(deadline=None)
@@ -174,6 +188,12 @@ def test_any_text_is_a_list_or_an_error_and_what_is_written_reads_the_same(value
 
 def test_many_addresses_without_commas_take_no_longer_than_with() -> None:
     assert len(parse(b"<a@b>" * 20_000)) == 20_000  # quadratic work would take minutes
+
+
+@pytest.mark.parametrize("value", [b"a,", b"a "])
+def test_a_field_with_more_addresses_than_a_message_may_have_is_refused(value: bytes) -> None:
+    with pytest.raises(AddressError, match="at most"):
+        parse(value * (MAX_ITEMS + 1))
 
 
 @pytest.mark.parametrize(

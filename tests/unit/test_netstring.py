@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,16 @@ def test_reading_in_pieces_equals_reading_whole(parts: list[bytes], step: int) -
     found = [part for place in range(0, len(run), step) for part in reader.feed(run[place : place + step])]
     assert found == parts
     assert reader.buffered == 0
+
+
+def test_a_large_netstring_in_small_pieces_takes_no_longer_than_its_bytes() -> None:
+    content = bytes(4 << 20)
+    run = netstring.encode(content)
+    reader = netstring.Reader(len(content))
+    began = time.process_time()
+    found = [part for place in range(0, len(run), 64) for part in reader.feed(run[place : place + 64])]
+    assert found == [content]
+    assert time.process_time() - began < 3  # several times that, if all were copied with every piece
 
 
 @pytest.mark.parametrize("run", [b"3:ab,", b"3:abcd", b"x:abc,", b":,", b"3abc,", b"-1:,", b"1_0:aaaaaaaaaa,", b"9999999999:"])
