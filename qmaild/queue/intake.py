@@ -16,6 +16,7 @@ from qmaild.queue.store import Staged, Store, StoreError
 from qmaild.runtime.channel import Channel
 
 MAX_RECIPIENTS = 100_000  # of one message: what one record holds (Q_RECIPIENTS_MAX)
+MAX_ENVELOPE = 8 << 20  # bytes of its addresses: a job with more would be no frame, and hold up all mail behind it
 MAX_ORIGIN = 256
 MAX_PREFIX = 64 << 10  # trace fields and what policy may add
 MAX_STREAMS = 256  # large messages under way on one connection
@@ -96,6 +97,8 @@ class Intake:
             return PERMANENT, b"5.5.3", b"too many recipients"
         if len(message.origin) > MAX_ORIGIN:
             return PERMANENT, b"5.3.0", b"the origin is too long"
+        if sum(map(len, message.recipients)) > MAX_ENVELOPE:
+            return PERMANENT, b"5.5.3", b"the envelope is too long"
         for address in (message.sender, *message.recipients):
             # One more than the documented limit each way, as qmail-queue takes.
             if len(address) > MAX_ADDRESS + 2 or b"\0" in address:

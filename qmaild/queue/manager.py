@@ -20,7 +20,10 @@ from qmaild.runtime.channel import Channel
 
 LINGER_SECONDS = 0.005  # new mail waits this long behind its 250, so that a burst travels as one batch
 WINDOW_MESSAGES = 10_000  # out at send at a time
-WINDOW_BYTES = 64 << 20  # their contents
+WINDOW_BYTES = 64 << 20  # their contents, as far as they are in memory
+MAX_NOTES = 4 << 20  # of one message, in its Finish: 100,000 recipients may each have failed with a page of text
+NOTED_BYTES = 256 << 10  # of one message while it is out: above it a note keeps its beginning only
+SHORT_NOTE = 80
 BATCH = 200  # jobs in one look: the loop stays responsive
 UNREACHABLE_SECONDS = 1.0  # between tries to reach send
 LONGEST_SLEEP_SECONDS = 60.0  # a clock that jumps is noticed within this
@@ -42,6 +45,7 @@ class Manager:
         self._channel: Channel | None = None
         self._out: dict[int, tuple[int, int]] = {}  # number: (recipients not answered yet, bytes of its content)
         self._out_bytes = 0
+        self._noted: dict[int, int] = {}  # number: bytes of the notes about it since it went out
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._idle: asyncio.TimerHandle | None = None
@@ -112,7 +116,7 @@ class Manager:
 
     def _hand(self, job: Job) -> None:
         content, descriptor = self._content(job)
-        held = len(content)
+        held = len(job.content or content)
         left, before = self._out.get(job.number, (0, 0))  # another lane of it may still be out
         self._out[job.number] = (left + len(job.recipients), before + held)
         self._out_bytes += held
@@ -124,7 +128,7 @@ class Manager:
             self._channel.send(frames.Job(job.number, job.birth, job.flags, job.origin, job.sender, indexes, addresses,
                                           job.size, content, rides), descriptor)  # fmt: skip
         else:
-            notes = [note for _, _, note in job.notes]
+            notes = _bounded([note for _, _, note in job.notes])
             failed = [address for _, address, _ in job.notes]
             self._channel.send(frames.Finish(job.number, job.birth, job.flags, job.origin, job.sender, failed, notes,
                                              job.size, content, rides), descriptor)  # fmt: skip
@@ -158,6 +162,7 @@ class Manager:
             self._out[number] = (left - recipients, held)
             return
         if self._out.pop(number, None):
+            self._noted.pop(number, None)
             self._out_bytes -= held
             self._look_in(LINGER_SECONDS)
         if not self._out and self._channel and not self._idle:
@@ -168,7 +173,10 @@ class Manager:
         self._settle(frame.number, len(frame.indexes))
 
     def _failed(self, frame: frames.Failed) -> None:
-        self._store.fail(frame.number, frame.index, frame.note)
+        noted = self._noted.get(frame.number, 0)
+        note = frame.note if noted < NOTED_BYTES else frame.note[:SHORT_NOTE]
+        self._noted[frame.number] = noted + len(note)
+        self._store.fail(frame.number, frame.index, note)
         self._settle(frame.number, 1)
 
     def _deferred(self, frame: frames.Deferred) -> None:
@@ -208,6 +216,7 @@ class Manager:
         self._channel = None
         out, self._out = self._out, {}
         self._out_bytes = 0
+        self._noted.clear()
         for number in out:
             self._give_back(number)
         if not self.is_stopping:
@@ -217,3 +226,10 @@ class Manager:
         self._idle = None
         if not self._out and self._channel:
             self._channel.close()
+
+
+def _bounded(notes: list[bytes]) -> list[bytes]:
+    """Return notes that fit into a frame with all the rest: when they are too long, equally much of each."""
+    if sum(map(len, notes)) <= MAX_NOTES:
+        return notes
+    return [note[: MAX_NOTES // len(notes)] for note in notes]

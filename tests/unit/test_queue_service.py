@@ -50,6 +50,11 @@ class Send:
         assert self._sock is not None
         self._sock.sendall(b"".join(frames.encode(answer) for answer in answers))
 
+    def quiet_after(self, seconds: float) -> None:
+        """Wait no longer than this for the next frame."""
+        assert self._sock is not None
+        self._sock.settimeout(seconds)
+
     def drop(self) -> None:
         assert self._sock is not None
         self._sock.close()
@@ -178,6 +183,17 @@ def test_a_failure_is_finished_by_a_bounce_that_ends_the_message(queue: Running,
     until_empty(queue)
 
 
+def test_long_notes_about_many_recipients_never_make_a_frame_too_large(queue: Running, send: Send) -> None:
+    count = 6000  # with a page of text each they are more than one frame may be
+    number = accept(queue.client("intake"), *[b"u%d@d.test" % place for place in range(count)])
+    send.receive()
+    send.send(*[frames.Failed(number, place, b"5.1.1 550 x\n" + b"n" * 4000) for place in range(count)])
+    finish = send.receive()
+    assert isinstance(finish, frames.Finish) and len(finish.recipients) == count
+    assert all(note.startswith(b"5.1.1 550 x\n") for note in finish.notes)
+    assert sum(map(len, finish.notes)) < 1 << 20  # so much is kept in memory, too
+
+
 def test_a_large_message_streams_in_and_goes_out_as_a_descriptor(queue: Running, send: Send) -> None:
     door = queue.client("intake")
     body = os.urandom(60_000) * 10
@@ -204,6 +220,26 @@ def test_a_middling_message_goes_out_as_sealed_memory(queue: Running, send: Send
     assert os.pread(send.descriptor, len(content) + 1, 0) == content
     with pytest.raises(OSError):
         os.ftruncate(send.descriptor, 0)
+    os.close(send.descriptor)
+
+
+def test_no_more_sealed_memory_is_out_than_the_window_has_room_for(queue: Running, send: Send) -> None:
+    door = queue.client("intake")
+    content = bytes(250 << 10)
+    fit = (64 << 20) // len(content)
+    for tag in range(fit + 250):
+        door.send(message(tag, b"c@d.test", content=content))
+        assert isinstance(door.receive()[0], frames.Accepted)
+    handed = []
+    with pytest.raises(TimeoutError):
+        while True:
+            handed.append(send.receive().number)
+            os.close(send.descriptor)
+            send.quiet_after(1.0)
+    assert fit <= len(handed) <= fit + 200  # a batch is handed out whole
+    send.send(*[frames.Done(number, [0]) for number in handed])
+    send.quiet_after(SECONDS)
+    assert send.receive().number not in handed
     os.close(send.descriptor)
 
 
@@ -234,7 +270,7 @@ def test_a_forward_ends_the_delivery_it_serves_and_no_other(queue: Running, send
 
 def test_addresses_and_counts_beyond_the_limits_are_refused_for_good(queue: Running) -> None:
     door = queue.client("intake")
-    for recipients in ([b"x" * 1003], [b"a\0b@c"], [b"a@b"] * 100_001):
+    for recipients in ([b"x" * 1003], [b"a\0b@c"], [b"a@b"] * 100_001, [b"x" * 1000] * 8_389):
         door.send(message(1, *recipients))
         answer, _ = door.receive()
         assert isinstance(answer, frames.Refused) and answer.outcome == frames.PERMANENT
