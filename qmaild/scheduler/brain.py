@@ -34,6 +34,8 @@ from qmaild.scheduler.moves import (
 )
 from qmaild.scheduler.verdicts import TOO_OLD_STATUS, TOO_OLD_TEXT, Verdict, is_whole, judge
 
+MAX_SEALED = 320 << 10  # a message behind a descriptor up to this size may be in memory, a larger one is a file
+
 SERVICE_LOST = b"A service of this host ended during the attempt."
 
 
@@ -104,7 +106,7 @@ class Brain:
             job.addresses[position] = target.address
             lanes.setdefault(routes.lane_of(target, settings.smtproutes), []).append(position)
         for name, members in lanes.items():
-            if not self._lanes.add(name, job, members, job.is_verp):
+            if not self._lanes.add(name, job, members, job.is_verp, _in_memory(job.frame)):
                 later = retry.after_hold if self._lanes.is_held(name) else retry.after_crowd
                 due = later(now, job.jitter)
                 indexes = [job.frame.indexes[position] for position in members]
@@ -217,3 +219,10 @@ class Brain:
 
     def _stopping(self, event: Stopping, now: int, commands: list[Command]) -> None:
         self._is_stopping = True
+
+
+def _in_memory(frame: frames.Job) -> int:
+    """Return the bytes of memory that a waiting message holds, here or beside its frame."""
+    if frame.descriptor and frame.size <= MAX_SEALED:
+        return frame.size
+    return len(frame.content)

@@ -20,6 +20,9 @@ MAX_HELD = 1000  # recipients of a channel on hold in memory; more would fill th
 # destinations must leave room for what can be delivered at once.
 MAX_LANE = 4000
 MAX_REMOTE = 8000
+# Bytes of their contents, likewise: the queue hands out 64 MiB at a time.
+MAX_LANE_BYTES = 12 << 20
+MAX_REMOTE_BYTES = 24 << 20
 REMOTE_BATCH = 100  # what RFC 5321 4.5.3.1.8 obliges every server to take in one transaction
 
 
@@ -30,6 +33,7 @@ class Share:
     job: Any
     positions: list[int]
     batch: int
+    size: int
     next: int = 0
 
     def take(self, room: int) -> list[int]:
@@ -44,11 +48,14 @@ class Share:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Lane:
-    """busy: orders in flight (recipients in the local lane). is_in_turn: it stands in its channel's round."""
+    """size: bytes of what waits; busy: orders in flight (recipients in the local lane); is_in_turn: it stands in its
+    channel's round.
+    """
 
     name: bytes
     channel: Channel
     shares: deque[Share] = dataclasses.field(default_factory=deque)
+    size: int = 0
     busy: int = 0
     is_in_turn: bool = False
 
@@ -57,7 +64,8 @@ class Lane:
 class Channel:
     """local or remote: limit and lane_limit bound what is in flight: recipients if local, else orders.
 
-    waiting counts recipients that wait for their turn, shares the messages they are of, once for each lane.
+    waiting counts recipients that wait for their turn, shares the messages they are of, once for each lane; size is
+    the bytes of these.
     """
 
     is_local: bool
@@ -66,6 +74,7 @@ class Channel:
     busy: int = 0
     waiting: int = 0
     shares: int = 0
+    size: int = 0
     turns: deque[Lane] = dataclasses.field(default_factory=deque)
 
 
@@ -86,23 +95,27 @@ class Lanes:
         for lane in self._lanes.values():
             self._queue_up(lane)
 
-    def add(self, name: bytes, job: Any, positions: list[int], is_single: bool) -> bool:
+    def add(self, name: bytes, job: Any, positions: list[int], is_single: bool, size: int = 0) -> bool:
         """Let recipients wait in the lane; False if no more of them are kept: the channel is on hold, or too many wait.
 
-        is_single: each recipient needs an order of its own (a VERP sender).
+        is_single: each recipient needs an order of its own (a VERP sender). size: bytes of the message in memory.
         """
         channel = self.local if name == LOCAL_LANE else self.remote
         if not channel.limit and channel.waiting + len(positions) > MAX_HELD:
             return False
         lane = self._lanes.get(name)
-        if lane is not None and len(lane.shares) >= MAX_LANE or not channel.is_local and channel.shares >= MAX_REMOTE:
+        if lane is not None and (len(lane.shares) >= MAX_LANE or lane.size >= MAX_LANE_BYTES):
+            return False
+        if not channel.is_local and (channel.shares >= MAX_REMOTE or channel.size >= MAX_REMOTE_BYTES):
             return False
         if lane is None:
             lane = self._lanes[name] = Lane(name, channel)
         batch = 1 if is_single else LOCAL_BATCH if channel.is_local else REMOTE_BATCH
-        lane.shares.append(Share(job, positions, batch))
+        lane.shares.append(Share(job, positions, batch, size))
+        lane.size += size
         channel.waiting += len(positions)
         channel.shares += 1
+        channel.size += size
         self._queue_up(lane)
         return True
 
@@ -126,7 +139,9 @@ class Lanes:
                 if share.left:
                     lane.shares.append(share)
                 else:
+                    lane.size -= share.size
                     channel.shares -= 1
+                    channel.size -= share.size
                 cost = len(positions) if channel.is_local else 1
                 lane.busy += cost
                 channel.busy += cost
@@ -148,10 +163,11 @@ class Lanes:
         waiting = [(share.job, share.positions[share.next :]) for lane in self._lanes.values() for share in lane.shares]
         for lane in self._lanes.values():
             lane.shares.clear()
+            lane.size = 0
             lane.is_in_turn = False
         for channel in (self.local, self.remote):
             channel.turns.clear()
-            channel.waiting = channel.shares = 0
+            channel.waiting = channel.shares = channel.size = 0
         self._lanes = {name: lane for name, lane in self._lanes.items() if lane.busy}
         return waiting
 

@@ -16,7 +16,7 @@ from qmaild.control.settings import Settings, parse
 from qmaild.policy import retry
 from qmaild.protocol import frames
 from qmaild.scheduler.brain import Brain
-from qmaild.scheduler.lanes import LOCAL_BATCH, MAX_HELD, MAX_LANE, MAX_REMOTE, REMOTE_BATCH
+from qmaild.scheduler.lanes import LOCAL_BATCH, MAX_HELD, MAX_LANE, MAX_LANE_BYTES, MAX_REMOTE, REMOTE_BATCH
 from qmaild.scheduler.moves import (
     NO_TOKEN,
     Arrived,
@@ -300,6 +300,23 @@ def test_a_slow_destination_keeps_a_bounded_number_in_memory_and_leaves_room_for
     commands = send.handle(Arrived(job(b"a@slow.example", b"b@fast.example", number=90_000), NO_TOKEN), NOW)
     assert answers(commands) == [frames.Deferred(90_000, b"remote:slow.example", NOW + 30 * retry.SECOND, [10])]
     assert records(commands) == []
+    assert [order.recipients for order in orders(commands)] == [[b"b@fast.example"]]
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_large_messages_for_a_slow_destination_leave_room_for_others(is_sealed: bool) -> None:
+    send = brain(destinationconcurrency=b"1")
+    content = bytes(64 << 10)
+
+    def large(number: int, *recipients: bytes) -> Arrived:
+        frame = job(*recipients, number=number)._replace(size=len(content), content=content)
+        return Arrived(frame._replace(content=b"", descriptor=1) if is_sealed else frame, 9 if is_sealed else NO_TOKEN)
+
+    count = MAX_LANE_BYTES // len(content)
+    for number in range(count + 1):
+        assert answers(send.handle(large(number, b"a@slow.example"), NOW)) == []
+    commands = send.handle(large(90_000, b"a@slow.example", b"b@fast.example"), NOW)
+    assert [answer.lane for answer in answers(commands)] == [b"remote:slow.example"]
     assert [order.recipients for order in orders(commands)] == [[b"b@fast.example"]]
 
 
