@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from qmaild.runtime.running import SERVICES
+
 from .hosts import Host, host
 from .machines import RELEASES, Network
 
@@ -102,6 +104,32 @@ def test_the_life_of_a_message_is_told_by_the_journal(one: Host) -> None:
     assert "accepted from <sue@one.test>" in told and "success for joe@one.test" in told
     explained = one.run(["journalctl", "--catalog", "--no-pager", f"QMAILD_MESSAGE={number}"]).stdout
     assert "it is on disk" in explained
+
+
+MEMORY = """
+import glob, os, pwd
+ours = {entry.pw_uid for entry in pwd.getpwall() if entry.pw_name.startswith("qmaild-")}
+total = 0
+for path in glob.glob("/proc/[0-9]*/smaps_rollup"):
+    try:
+        if os.stat(path).st_uid in ours:
+            lines = open(path).read().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    except OSError:
+        continue
+print(total)
+"""
+MEMORY_KIB = 130_000_000 // 1024  # all ten services, and a deliverer
+
+
+def test_all_services_together_take_at_most_130_mb(one: Host) -> None:
+    units = [f"qmaild-{name}.service" for name in SERVICES]
+    one.run(["systemctl", "start", *units])
+    one.run("echo hi | mail -s weighed joe", user="sue")
+    assert one.wait_for_mail("joe", "Subject: weighed")
+    assert set(one.processes()) == set(SERVICES)
+    used = int(one.run(["python3", "-c", MEMORY]).stdout)
+    assert 0 < used <= MEMORY_KIB
 
 
 HOSTILE = """#!/usr/bin/python3

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from qmaild.runtime.running import SERVICES
+from qmaild.services import NEEDS_OPENSSL
 
 TREE = Path(__file__).resolve().parents[2]
 MODULES = sorted((TREE / "qmaild").rglob("*.py"))
@@ -81,6 +85,17 @@ def test_nobody_imports_what_is_started(package: str) -> None:
     for path in MODULES:
         if path.relative_to(TREE).parts[1] not in (package, "__main__.py"):
             assert not [module for module in imports(path) if package_of(module) == package], name_of(path)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_speaks_no_tls_loads_no_openssl(name: str) -> None:
+    module = f"qmaild.services.{name}"
+    script = (
+        "import importlib, sys; importlib.import_module(sys.argv[1]); "
+        "print([name for name in ('_ssl', '_hashlib') if sys.modules.get(name)])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, module], cwd=TREE, capture_output=True, text=True, check=True)
+    assert (done.stdout == "[]\n") == (module not in NEEDS_OPENSSL), done.stdout
 
 
 def test_no_callback_that_needs_writable_code() -> None:
