@@ -348,7 +348,7 @@ static enum input kind_of_input(int argc, char **argv) {
             return argv[n][2] == 's' ? LIVE_INPUT : NO_INPUT;
         if (argv[n][1] == 'q' || argv[n][1] == 'I')
             return NO_INPUT;
-        if (argv[n][1] && argv[n][2] == '\0' && strchr("fFrBNRVXOohLCDpMd", argv[n][1]))
+        if (argv[n][1] && argv[n][2] == '\0' && strchr("fFrBNRVXOohLCDpMe", argv[n][1]))
             n++; /* its argument is the next word */
     }
     return WHOLE_INPUT;

@@ -52,7 +52,7 @@ SERVICES = {
     "qmqpd": Service("QMQP server", "TCP port 628, closed as installed", "queue",
         "It takes messages by QMQP from the clients in qmqpclients and from nobody else. "
         "systemctl enable --now qmaild-qmqpd.socket opens the port.", DOOR_STOPS),
-    "inject": Service("door for local programs", "/run/qmaild/inject.sock, open to every user", "queue",
+    "inject": Service("door for local programs", "/run/qmaild/inject.sock, open to every user", "queue, local",
         "sendmail(8), qmail-inject(8), qmail-queue(8), mailq(1) and newaliases(1) are one small client of this service. The "
         "kernel tells it who the client is; none of the programs is set-user-ID or set-group-ID. Twenty messages of "
         "one user are worked on at a time, the next ones wait."),

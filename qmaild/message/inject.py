@@ -151,7 +151,7 @@ def compose(lines: list[bytes], invocation: Invocation, place: Where, when: When
         raise Unacceptable(f"the message has made more than {place.maxhops} hops: it is in a loop")
     section = _Section(lines, invocation, place)
     sender = _sender(section, invocation, when)
-    recipients = _arguments(invocation, place.hosts)
+    recipients = arguments(invocation, place.hosts)
     if section.takes_recipients:
         recipients += section.recipients
     # Differs: qmail delivers twice to who is named twice; nobody misses the second copy.
@@ -178,7 +178,8 @@ def _bounded(path: bytes) -> int:
     return len(path)
 
 
-def _arguments(invocation: Invocation, hosts: Hosts) -> list[bytes]:
+def arguments(invocation: Invocation, hosts: Hosts) -> list[bytes]:
+    """Return the recipients that stand behind the options, completed."""
     found = []
     for argument in invocation.arguments:
         try:

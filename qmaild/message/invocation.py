@@ -22,6 +22,7 @@ class Kind(enum.Enum):
     LIST = "mailq"
     ALIASES = "newaliases"
     DIALOGUE = "SMTP on standard input and output"
+    VERIFY = "whether recipients exist"
     NOTHING = "nothing is left to do"
 
 
@@ -74,10 +75,10 @@ _ARGUMENT_ATTACHED = frozenset(b"bqdAEJ")
 _ALONE = frozenset(b"tivmxnUGI")
 _MODES = {
     b"m": Kind.MESSAGE, b"": Kind.MESSAGE, b"p": Kind.LIST, b"i": Kind.ALIASES, b"s": Kind.DIALOGUE,
+    b"v": Kind.VERIFY,
 }  # fmt: skip
 _MODES_REFUSED = {
     b"d": "-bd: the server is started by systemd (qmaild.target)",
-    b"v": "-bv: addresses are not verified here",
     b"t": "-bt: addresses are not tested here",
 }
 
@@ -139,7 +140,7 @@ def _sendmail(arguments: list[bytes], variables: dict[str, bytes]) -> Invocation
             kind = Kind.NOTHING  # the queue is run by its own clock
         elif letter == ord("b"):
             if argument not in _MODES:
-                raise UsageError(_MODES_REFUSED.get(argument[:1], "expected -bm, -bp, -bs or -bi"))
+                raise UsageError(_MODES_REFUSED.get(argument[:1], "expected -bm, -bp, -bs, -bi or -bv"))
             kind = _MODES[argument]
     if sender is not None:
         variables = _with_identity(variables, sender)
@@ -148,6 +149,8 @@ def _sendmail(arguments: list[bytes], variables: dict[str, bytes]) -> Invocation
         variables = {**variables, "QMAILNAME": name[:MAX_VARIABLE]}
     if kind is Kind.MESSAGE and not from_header and not rest:
         raise UsageError("expected recipients, or -t to take them from the message")
+    if kind is Kind.VERIFY and not rest:
+        raise UsageError("expected recipients behind -bv")
     return Invocation("sendmail", kind, rest, from_header, sender, False, variables)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from qmaild.protocol import frames, netstring
 from qmaild.runtime.injection import MAX_ACTIVE, MAX_CONNECTIONS
+from tests.unit.peers import Peer, knowing
 from tests.unit.processes import ROOT, Running
 
 PROGRAMS = ("sendmail", "mailq", "newaliases", "qmail-inject", "qmail-queue")
@@ -394,6 +395,34 @@ def test_what_the_queue_refuses_has_its_exit_code(
                 codes.append(done.returncode)
                 assert (answer.text if answer else b"cannot be reached") in done.stderr
     assert codes == [sendmail, inject, queue]
+
+
+@pytest.mark.parametrize(
+    ("recipients", "said", "code"),
+    [
+        (["joe"], b"joe@host.test has a mailbox here\n", 0),
+        (["r@elsewhere.example"], b"r@elsewhere.example goes to elsewhere.example\n", 0),
+        (["trouble"], b"trouble@host.test cannot be looked up now; try again later\n", 75),
+        (["nobody", "trouble", "joe", "joe"], b"nobody@host.test is not known here\n"
+         b"trouble@host.test cannot be looked up now; try again later\n" + 2 * b"joe@host.test has a mailbox here\n", 67),
+    ],
+)  # fmt: skip
+def test_bv_tells_who_exists_and_reads_no_input(
+    programs: Path, tmp_path: Path, recipients: list[str], said: bytes, code: int
+) -> None:
+    house = House(programs, tmp_path)
+    unread, writer = os.pipe()  # nothing comes, and it does not end
+    with Peer(tmp_path, "lookup", knowing), Running("inject", ["inject"], tmp_path):
+        done = subprocess.run([programs / "sendmail", "-bv", *recipients], stdin=unread, capture_output=True,
+                              timeout=SECONDS, check=False, env=house.environment)  # fmt: skip
+    os.close(unread)
+    os.close(writer)
+    assert (done.stdout, done.returncode) == (said, code)
+
+
+def test_bv_without_local_cannot_tell(programs: Path, tmp_path: Path) -> None:
+    with Running("inject", ["inject"], tmp_path):
+        assert House(programs, tmp_path).run("sendmail", "-bv", "joe").returncode == 75
 
 
 def test_without_a_queue_socket_it_is_temporary(programs: Path, tmp_path: Path) -> None:

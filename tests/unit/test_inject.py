@@ -220,7 +220,7 @@ def test_composing_again_changes_nothing(lines: list[bytes], letters: str) -> No
     ("arguments", "expected"),
     [
         ("-t", Kind.MESSAGE), ("-bm x", Kind.MESSAGE), ("-ti", Kind.MESSAGE), ("-bp", Kind.LIST), ("-bi", Kind.ALIASES),
-        ("-I", Kind.ALIASES), ("-bs", Kind.DIALOGUE), ("-q", Kind.NOTHING), ("-q30m", Kind.NOTHING),
+        ("-I", Kind.ALIASES), ("-bs", Kind.DIALOGUE), ("-bv x", Kind.VERIFY), ("-q", Kind.NOTHING), ("-q30m", Kind.NOTHING),
         ("-oi -oem -odb -i -v -m -n -U -G -x x", Kind.MESSAGE), ("-B8BITMIME -B 7BIT x", Kind.MESSAGE),
         ("-N never -R hdrs -V id -O a=b -X /dev/null -h 3 -L tag -e m -d -d0.1 -Ac x", Kind.MESSAGE), ("-- -x", Kind.MESSAGE),
     ],
@@ -229,7 +229,7 @@ def test_sendmail_options_that_scripts_use(arguments: str, expected: Kind) -> No
     assert asked(*arguments.split(), program="sendmail").kind is expected
 
 
-@pytest.mark.parametrize("arguments", ["", "-bd x", "-bv x", "-bt", "-bx", "-Z x", "-f", "-i", "-\xff x"])
+@pytest.mark.parametrize("arguments", ["", "-bd x", "-bv", "-bt", "-bx", "-Z x", "-f", "-i", "-\xff x"])
 def test_sendmail_calls_that_make_no_sense_are_refused(arguments: str) -> None:
     with pytest.raises(invocation.UsageError):
         asked(*arguments.split(), program="sendmail")
