@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from qmaild.message.dates import field_date
-from qmaild.queue.store import Summary
+from qmaild.queue.store import Brief, Summary
 
 
 def shown(value: bytes) -> str:
@@ -31,11 +31,11 @@ def _plain(summary: Summary) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def line(summary: Summary) -> str:
+def line(brief: Brief) -> str:
     """One message as one line: number, when, size, reverse-path, who is left."""
-    left = [shown(part.address) for part in summary.recipients if part.state not in ("done", "failed")]
-    some = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-    return f"{summary.number}  {_when(summary.birth)}  {summary.size}  <{shown(summary.sender)}>  {some or 'nobody left'}"
+    more = brief.left_count - len(brief.left)
+    some = ", ".join([shown(address) for address in brief.left]) + (f" and {more} more" if more else "")
+    return f"{brief.number}  {_when(brief.birth)}  {brief.size}  <{shown(brief.sender)}>  {some or 'nobody left'}"
 
 
 def lines(summary: Summary) -> list[str]:

@@ -14,12 +14,16 @@ from qmaild._queue import ffi, lib
 
 SEGMENT_BYTES = 32 << 20
 LARGE_BYTES = 256 << 10  # a body above this gets a file of its own
+SHOWN_PARTS = 200_000  # recipients looked at in one call of messages()
+BRIEF_RECIPIENTS = 3
+BRIEF_WORK = 8 << 20  # bytes read in one call of briefs(): milliseconds, for anybody may ask
 
 _REASONS = {
     lib.Q_OWNER: "owner", lib.Q_FORMAT: "format", lib.Q_LOCKED: "locked", lib.Q_IO: "io", lib.Q_SPACE: "space",
     lib.Q_UNKNOWN: "unknown", lib.Q_STATE: "state", lib.Q_LIMIT: "limit", lib.Q_MEMORY: "memory",
     lib.Q_DAMAGED: "damaged",
 }  # fmt: skip
+_UNDONE = (lib.Q_NEW, lib.Q_WAITING, lib.Q_OUT)
 _STATES = {lib.Q_NEW: "new", lib.Q_WAITING: "waiting", lib.Q_OUT: "out", lib.Q_DONE: "done", lib.Q_FAILED: "failed"}
 
 
@@ -74,6 +78,17 @@ class Summary(NamedTuple):
     sender: bytes
     due: int | None
     recipients: tuple[Part, ...]
+
+
+class Brief(NamedTuple):
+    """What a list shows of one message. left: the first recipients that are neither done nor failed, of left_count."""
+
+    number: int
+    birth: int
+    size: int
+    sender: bytes
+    left: tuple[bytes, ...]
+    left_count: int
 
 
 class Collected(NamedTuple):
@@ -283,14 +298,37 @@ class Store:
         return self._job
 
     def messages(self, after: int, limit: int) -> list[Summary]:
-        """Return up to limit messages with numbers above after, ascending; those that cannot be read are left out."""
-        numbers = ffi.new("uint64_t[]", max(limit, 1))
-        found = lib.queue_list(self._core, after, numbers, max(limit, 0))
+        """Return up to limit messages with numbers above after, ascending; those that cannot be read are left out.
+
+        Fewer if they have very many recipients; none only if there are no more.
+        """
         shown: list[Summary] = []
-        for at in range(found):
-            if lib.queue_show(self._core, numbers[at], self._job) == lib.Q_OK:
+        parts = 0
+        for number in self._numbers_above(after, limit):
+            if lib.queue_show(self._core, number, self._job) == lib.Q_OK:
                 shown.append(_summary(self._job))
+                parts += self._job.part_count
+            if parts > SHOWN_PARTS:
+                break
         return shown
+
+    def briefs(self, after: int, limit: int, origin: bytes) -> tuple[list[Brief], int]:
+        """Return what to list of the messages above after that have this origin (b"": any), and where to go on (0: the end)."""
+        shown: list[Brief] = []
+        work = last = 0
+        for last in self._numbers_above(after, limit):
+            if lib.queue_show(self._core, last, self._job) == lib.Q_OK:
+                job = self._job
+                if origin in (b"", _bytes(job.record + job.origin_offset, job.origin_length)):
+                    shown.append(_brief(job))
+                work += job.record_length + 64 * job.part_count
+            if work > BRIEF_WORK:
+                break
+        return shown, last
+
+    def _numbers_above(self, after: int, limit: int) -> list[int]:
+        numbers = ffi.new("uint64_t[]", max(limit, 1))
+        return _numbers(numbers, lib.queue_list(self._core, after, numbers, max(limit, 0)))
 
     def counts(self) -> Counts:
         out = ffi.new("struct queue_counts *")
@@ -350,6 +388,18 @@ def _summary(job: Any) -> Summary:
         _bytes(job.record + job.origin_offset, job.origin_length),
         _bytes(job.record + job.sender_offset, job.sender_length), min(waiting, default=None), parts,
     )  # fmt: skip
+
+
+def _brief(job: Any) -> Brief:
+    left: list[bytes] = []
+    count = 0
+    for part in _parts(job):
+        if part.state in _UNDONE:
+            count += 1
+            if count <= BRIEF_RECIPIENTS:
+                left.append(_bytes(job.record + part.offset, part.length))
+    sender = _bytes(job.record + job.sender_offset, job.sender_length)
+    return Brief(job.number, job.birth, job.content_length + job.large, sender, tuple(left), count)
 
 
 def _bytes(at: Any, length: int) -> bytes:

@@ -56,6 +56,7 @@ class Door:
         self.people = people.People()
         self.turns = Turns(MAX_ACTIVE)
         self.long_works = asyncio.Semaphore(1)  # a section of a megabyte takes seconds and 200 MB: one at a time
+        self.lists = asyncio.Semaphore(1)  # one question at a time, of all users: the queue has mail to take between two
         self._connections: dict[int, int] = {}
         self._unique = PID_LIMIT
         self._tasks: set[asyncio.Task[None]] = set()
@@ -249,7 +250,8 @@ class Session:
         origin = b"" if is_administrator else b"uid %d" % self.peer.uid
         after, is_empty = 0, True
         while not self._is_lost:
-            answer = await self._ask(frames.List, origin, after, LIST_LIMIT)
+            async with self.door.lists:
+                answer = await self._ask(frames.List, origin, after, LIST_LIMIT)
             if not isinstance(answer, frames.Listed):
                 self.exit(self.failures.temporary, "the queue cannot be reached; try again later")
                 return

@@ -81,9 +81,9 @@ class Queue:
         elif channel.peer.uid != self._inject_uid:
             channel.close()
         else:
-            found = self._store.messages(frame.after, min(frame.limit, LIST_LIMIT))
-            text = "".join(listing.line(each) + "\n" for each in found if frame.origin in (b"", each.origin))
-            channel.send(frames.Listed(frame.tag, found[-1].number if found else 0, text.encode()))
+            found, last = self._store.briefs(frame.after, min(frame.limit, LIST_LIMIT), frame.origin)
+            text = "".join([listing.line(each) + "\n" for each in found])
+            channel.send(frames.Listed(frame.tag, last, text.encode()))
 
     # --- the administrator's commands: words in, (exit code, text) out
 
@@ -92,8 +92,10 @@ class Queue:
             after, limit = int(words[0]), min(LIST_LIMIT, int(words[1]))
         except (IndexError, ValueError):
             return 100, b"list AFTER LIMIT [json]"
-        form = listing.as_json if words[2:] == [b"json"] else listing.line
-        return 0, "".join(form(each) + "\n" for each in self._store.messages(after, limit)).encode()
+        if words[2:] == [b"json"]:
+            return 0, "".join([listing.as_json(each) + "\n" for each in self._store.messages(after, limit)]).encode()
+        found, _ = self._store.briefs(after, limit, b"")
+        return 0, "".join([listing.line(each) + "\n" for each in found]).encode()
 
     def _find(self, words: list[bytes]) -> Any:
         number = int(words[0])

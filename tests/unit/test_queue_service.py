@@ -276,6 +276,28 @@ def test_addresses_and_counts_beyond_the_limits_are_refused_for_good(queue: Runn
         assert isinstance(answer, frames.Refused) and answer.outcome == frames.PERMANENT
 
 
+def test_a_list_costs_little_however_many_recipients_there_are_and_shows_one_origin(queue: Running) -> None:
+    door = queue.client("intake")
+    recipients = [b"u%d@d.test" % place for place in range(100_000)]
+    for tag in range(5):
+        door.send(message(tag, *recipients)._replace(origin=b"uid %d" % (tag % 2)))
+        door.receive()
+    found, last, questions = b"", 0, 0
+    while True:
+        door.send(frames.List(1, b"uid 1", last, 500))
+        answer, _ = door.receive()
+        assert isinstance(answer, frames.Listed)
+        found += answer.text
+        questions += 1
+        last = answer.last
+        if not last:
+            break
+    assert [line.split(b"  ")[-1] for line in found.splitlines()] == [
+        b"u0@d.test, u1@d.test, u2@d.test and 99997 more"] * 2  # fmt: skip
+    assert questions > 3, "one answer looks at no more than a bounded number of bytes"
+    assert len(ask(queue, "list", "0", "1000")[1].splitlines()) < 5
+
+
 def test_deleted_messages_are_gone_and_late_answers_about_them_harm_nothing(queue: Running, send: Send) -> None:
     number = accept(queue.client("intake"), b"c@d.test")
     send.receive()
