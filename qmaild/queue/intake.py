@@ -19,6 +19,7 @@ MAX_RECIPIENTS = 100_000  # of one message: what one record holds (Q_RECIPIENTS_
 MAX_ENVELOPE = 8 << 20  # bytes of its addresses: a job with more would be no frame, and hold up all mail behind it
 MAX_ORIGIN = 256
 MAX_PREFIX = 64 << 10  # trace fields and what policy may add
+MAX_TRACE = 1 << 20  # above databytes: what was small enough once is not refused for the trace fields of its forwards
 MAX_STREAMS = 256  # large messages under way on one connection
 MAX_PENDING_BYTES = 64 << 20  # appended and not yet durable: above it nobody is read until the disk has caught up
 
@@ -145,10 +146,9 @@ class Intake:
         if stream is None or stream.ending:
             return  # refused before: the door has not heard yet
         stream.size += len(frame.content)
-        # A forward carries the trace fields of the way so far: what was small enough once is not refused for them.
-        limit = 0 if channel.peer.uid == self._forwarder else self._max_bytes()
+        limit = self._max_bytes()
         try:
-            if limit and stream.size > limit:
+            if limit and stream.size > limit + MAX_TRACE:
                 self._give_up(channel, frame.tag, (PERMANENT, b"5.3.4", b"the message is too large"))
                 return
             stream.staged.write(frame.content)

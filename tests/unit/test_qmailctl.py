@@ -12,6 +12,7 @@ import pytest
 
 from qmaild.commands import configuration, qmailctl, tracing
 from qmaild.protocol import frames
+from qmaild.queue.intake import MAX_TRACE
 from qmaild.runtime import paths, running
 from tests.unit.processes import Running
 
@@ -138,7 +139,7 @@ def test_a_reload_reaches_the_running_services(server: Server, words: list[str])
     assert (code, err) == (0, "")
     client = server.service.client("intake")
     client.send(frames.Open(1))
-    client.send(frames.Data(1, b"x" * 101))
+    client.send(frames.Data(1, bytes(101 + MAX_TRACE)))
     answer, _ = client.receive()
     client.close()
     assert isinstance(answer, frames.Refused)
