@@ -139,7 +139,9 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            # Without room for them descriptors never reach our table: closing a stranger's file may take as long as he likes.
+            room = _ANCILLARY if self._max_descriptors else 0
+            data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, room, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -166,7 +168,12 @@ class Channel:
             if not self._descriptors:
                 raise frames.FrameError("a frame announced a descriptor that did not come")
             descriptor = self._descriptors.popleft()
-        self._on_frame(self, frame, descriptor)
+        try:
+            self._on_frame(self, frame, descriptor)
+        except frames.FrameError:
+            raise
+        except Exception as error:  # a fault of ours costs this frame, not those that came with it
+            self._loop.call_exception_handler({"message": f"a {type(frame).__name__} came to nothing", "exception": error})
         return self.is_open
 
     def _flush(self) -> None:

@@ -141,8 +141,9 @@ class Send:
                 return
         caller.ask(reported, frames.Order, *order[1:], descriptor=descriptor)
 
-    def _reported(self, order: int, report: frames.Report | None, descriptor: int) -> None:
-        self._handle(Reported(order, report))
+    def _reported(self, order: int, report: Any, descriptor: int) -> None:
+        # Whoever answers with another frame has parsed strangers' bytes once too often: as good as lost.
+        self._handle(Reported(order, report if isinstance(report, frames.Report) else None))
 
     def _release(self, command: Release) -> None:
         os.close(command.token)

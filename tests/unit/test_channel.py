@@ -144,6 +144,24 @@ def test_a_descriptor_where_none_belongs_ends_the_connection_and_does_not_stay_o
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
+def test_a_fault_in_handling_one_frame_costs_none_of_those_that_came_with_it(loop: asyncio.AbstractEventLoop) -> None:
+    ours, theirs = (End(loop, sock) for sock in pair())
+    told: list[Any] = []
+    loop.set_exception_handler(lambda loop, context: told.append(context["exception"]))
+
+    def picky(channel: Channel, frame: Any, descriptor: int) -> None:
+        if frame.tag == 1:
+            raise OverflowError(frame.tag)
+        theirs.got.append((frame, descriptor))
+
+    theirs.channel.rewire(picky)
+    for tag in range(3):
+        ours.channel.send(frames.Open(tag))
+    until(loop, lambda: len(theirs.got) == 2)
+    assert [frame.tag for frame, _ in theirs.got] == [0, 2]
+    assert [type(error) for error in told] == [OverflowError]
+
+
 def test_who_writes_more_once_all_is_gone_never_comes_between_frames_of_one_burst(loop: asyncio.AbstractEventLoop) -> None:
     one, other = (End(loop, sock) for sock in pair())
     told: list[str] = []

@@ -234,18 +234,22 @@ def test_a_temporary_failure_is_deferred_with_its_lane_and_a_permanent_one_noted
     run(house, scene)
 
 
-def test_a_lost_service_defers_its_orders_for_a_minute_at_most_and_is_asked_again(house: House) -> None:
+@pytest.mark.parametrize("how", ["lost", "another frame"])
+def test_a_lost_service_defers_its_orders_for_a_minute_at_most_and_is_asked_again(house: House, how: str) -> None:
     async def scene(house: House) -> None:
         queue = await house.connect("manage")
         queue.send(job(10, b"a@far.example"))
         remote = await house.remote.accept()
-        await remote.frame()
-        remote.channel.close()
+        order = await remote.frame()
+        if how == "another frame":
+            remote.send(frames.Is(order.tag, b"K", b""))
+        else:
+            remote.channel.close()
         deferred = await queue.frame()
         assert (deferred.number, deferred.indexes) == (10, [0])
         assert deferred.due <= time.time_ns() // 1000 + 60_000_000
         queue.send(job(10, b"a@far.example"))
-        remote = await house.remote.accept()
+        remote = remote if how == "another frame" else await house.remote.accept()
         remote.send(report(await remote.frame(), b"K"))
         assert await queue.frame() == frames.Done(10, [0])
 
