@@ -6,6 +6,7 @@ Knows nothing of mail. A service module builds its parts in `build(service)` and
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -21,6 +22,7 @@ from qmaild.runtime.channel import Channel, OnFrame
 from systemd import daemon
 
 ACCEPTS_A_TICK = 64  # one wake-up takes what waits, but no flood keeps the loop from its other work
+REST_SECONDS = 1.0  # before connections are taken again after that could not be done
 IDLE_CHECK_SECONDS = 1.0
 STOP_SECONDS = 5.0  # a stop that takes longer keeps connecting peers waiting (nobody accepts meanwhile)
 
@@ -128,13 +130,25 @@ class Service:
             except BlockingIOError:
                 break
             except OSError as error:
-                journal.note(journal.WARNING, f"cannot accept a connection: {error.strerror}")
+                if error.errno != errno.ECONNABORTED:  # that one is gone, the next may be there
+                    self._rest(listener, made, error)
                 break
             taken += 1
             made(sock)
         if taken:
             self.touch()
         return taken
+
+    def _rest(self, listener: socket.socket, made: Callable[[socket.socket], None], error: OSError) -> None:
+        """No descriptor or memory is free: what waits, waits; asking at once again would take the time of all others."""
+        journal.note(journal.WARNING, f"cannot accept a connection: {error.strerror}")
+        self.loop.remove_reader(listener.fileno())
+
+        def again() -> None:
+            if not self.is_stopping:
+                self.loop.add_reader(listener.fileno(), self._accept, listener, made)
+
+        self.loop.call_later(REST_SECONDS, again)
 
     def _tick(self) -> None:
         """Feed the watchdog, show the status, leave when idle. Run by the loop itself, so a stuck loop is noticed."""
