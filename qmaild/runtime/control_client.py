@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from qmaild.protocol import frames, netstring
 from qmaild.runtime import paths
+from qmaild.runtime.running import shown
 
 SECONDS = 60.0  # a reload of large control files, a listing of a long queue
 READ_BYTES = 64 << 10
@@ -57,7 +58,7 @@ def _answer(service: str, sock: socket.socket) -> Reply:
             for payload in reader.feed(data):
                 frame = frames.decode(payload)
                 if isinstance(frame, frames.Answer):
-                    return Reply(frame.code, frame.text.decode("utf-8", "replace"))
+                    return Reply(frame.code, shown(frame.text.decode("utf-8", "replace")))
                 raise Unreachable(service, "it is of another version; restart it")
         except (frames.FrameError, netstring.NetstringError) as error:
             raise Unreachable(service, f"it answered with something that is no frame: {error}") from None

@@ -29,6 +29,14 @@ class Unit(NamedTuple):
         return self.active in ("active", "reloading")
 
 
+def shown(text: str) -> str:
+    """Return text of a service as it may reach an administrator's terminal: lines, and nothing that steers it.
+
+    Most services parse strangers' bytes: what one of them has become is not trusted with a terminal of root.
+    """
+    return "".join([char if char == "\n" or char.isprintable() else "?" for char in text])
+
+
 def has_systemd() -> bool:
     """Whether systemd runs this machine (sd_booted(3))."""
     return os.path.isdir("/run/systemd/system")
@@ -64,7 +72,7 @@ def units(names: Iterable[str]) -> list[Unit]:
     found = []
     for name, block in zip(wanted, text.strip().split("\n\n"), strict=True):
         values = dict(line.partition("=")[::2] for line in block.splitlines())
-        found.append(Unit(name, values.get("ActiveState", "unknown"), values.get("StatusText", "")))
+        found.append(Unit(name, values.get("ActiveState", "unknown"), shown(values.get("StatusText", ""))))
     return found
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -347,3 +350,22 @@ def test_aliases_are_checked(tree: Path, capsys: pytest.CaptureFixture[str]) -> 
     (tree / "aliases").write_text("\n\nbroken\n")
     assert qmailctl.main(["--standalone", str(tree), "aliases"]) == 1
     assert f"{tree}/aliases:3: expected" in capsys.readouterr().err
+
+
+def test_no_answer_of_a_service_steers_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setattr(paths, "control_socket_of", lambda service: str(tmp_path / "control"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.sendall(frames.encode(frames.Answer(1, 0, b"gone\x1b[2J\xc2\x9b7m\r\nnext")))
+                sock.recv(1000)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert qmailctl.main(["queue", "delete", "7"]) == 0
+        server.join()
+    assert capsys.readouterr().out == "gone?[2J?7m?\nnext\n"
