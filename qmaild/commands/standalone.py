@@ -13,9 +13,8 @@ import os
 import pwd
 import shutil
 import socket
-import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qmaild.runtime import units
@@ -161,16 +160,24 @@ def _give_up_root(directory: Path, options: argparse.Namespace) -> None:
     """Become --user and begin again from a copy of the program below `directory`, readable for that user."""
     uid, gid = _account(options.user)
     directory.mkdir(mode=0o755, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, uid):
-        raise CannotStart(f"{directory} belongs to somebody else: choose another directory")
-    os.fchown(_lock(directory), uid, gid)  # held until the other self begins
     program = directory / "program"
-    if program.is_symlink():
-        raise CannotStart(f"{program} is a symbolic link: remove it")
-    shutil.rmtree(program, ignore_errors=True)
-    _copy_program(program)
-    os.chown(directory, uid, gid)
+    with _opened(directory) as opened:
+        if os.fstat(opened).st_uid not in (0, uid):
+            raise CannotStart(f"{directory} belongs to somebody else: choose another directory")
+        lock = _lock(directory)  # held until the other self begins
+        # Root's alone while root works in it: its user could put a link where root is about to write.
+        os.fchown(opened, 0, 0)
+        try:
+            os.fchmod(opened, 0o755)
+            if program.is_symlink():
+                raise CannotStart(f"{program} is a symbolic link: remove it")
+            if os.fstat(lock).st_nlink != 1:
+                raise CannotStart(f"{directory / 'lock'} has another name too: remove it")
+            os.fchown(lock, uid, gid)
+            shutil.rmtree(program, ignore_errors=True)
+            _copy_program(program)
+        finally:
+            os.fchown(opened, uid, gid)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
@@ -182,6 +189,18 @@ def _give_up_root(directory: Path, options: argparse.Namespace) -> None:
     again += [f"--demo={options.demo}"] if options.demo else []
     argv = python(program, "qmaild", "standalone", *again)
     os.execve(argv[0], argv, {"PATH": PATH, "LANG": "C.UTF-8"})
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    try:
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise CannotStart(f"{directory} is not a directory") from None
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 def _account(user: str) -> tuple[int, int]:

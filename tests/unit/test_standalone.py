@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from qmaild.commands import standalone as standalone_module
 from qmaild.runtime import supervisor, units
 from qmaild.runtime.units import Program, SocketUnit, UnitError
 
@@ -281,3 +282,17 @@ def test_a_directory_that_the_user_cannot_enter_is_refused(place: Path) -> None:
     done = standalone(str(place))
     assert done.returncode == 111
     assert "choose a directory that everybody may enter" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_root_gives_nothing_away_through_a_lock_with_another_name(place: Path) -> None:
+    place.parent.chmod(0o755)
+    place.mkdir()
+    secret = place.parent / "secret"
+    secret.touch()
+    (place / "lock").hardlink_to(secret)
+    os.chown(place, standalone_module.UID, standalone_module.UID)
+    done = standalone(str(place))
+    assert done.returncode == 111 and "has another name" in done.stderr
+    assert secret.stat().st_uid == 0
+    assert place.stat().st_uid == standalone_module.UID, "what was its user's stays so"
