@@ -12,7 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from qmaild.protocol import frames
 from qmaild.runtime.channel import Channel
@@ -22,6 +22,7 @@ IDLE_SECONDS = 30.0  # then a child is closed, so that everything can go to rest
 SWEEP_SECONDS = 5.0
 MAX_ANSWER = 8 << 20  # one frame of a child: the longest list of forwards
 MAX_OUTSTANDING = 1000  # of one child
+CROWDED_SECONDS = 60.0  # a question that its child has no room for is given up after this: others wait for its place
 SPAWN_IDLE_SECONDS = 5.0  # rule 11: only the client closes
 _REQUEST = struct.Struct("!II")
 _VERSION = 1
@@ -29,24 +30,43 @@ _VERSION = 1
 Answered = Callable[[Any], None]
 
 
+class _Later(NamedTuple):
+    """A question that the child has no room for yet, since then."""
+
+    since: float
+    done: Answered
+    frame: frames.Frame
+    descriptor: int
+
+
 class _Child:
-    __slots__ = ("channel", "heard", "uid", "waiting")
+    __slots__ = ("channel", "crowded", "heard", "later", "uid", "waiting")
 
     def __init__(self, uid: int, now: float) -> None:
         self.uid = uid
         self.channel: Channel | None = None
         self.waiting: dict[int, Answered] = {}
+        self.later: deque[_Later] = deque()
+        self.crowded = 0.0  # until then it gets no more questions than it has room for
         self.heard = now  # when it last answered, or was last asked while it had nothing to do
 
 
 class Children:
-    """The children of one unit, whose spawner listens at path. patience: seconds until a silent child is given up."""
+    """The children of one unit, whose spawner listens at path. patience: seconds until a silent child is given up.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, patience: float, limit: int = MAX_CHILDREN) -> None:
+    window: questions that one child has at a time. One that takes them slowly, or not at all, must not hold the
+    places of everybody else's deliveries: what waits behind them is soon answered None, with nothing done.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, path: str, patience: float, limit: int = MAX_CHILDREN,
+        window: int = MAX_OUTSTANDING,
+    ) -> None:  # fmt: skip
         self._loop = loop
         self._path = path
         self._patience = patience
         self._limit = limit
+        self._window = window
         self._children: dict[int, _Child] = {}  # least recently used first
         self._held: deque[tuple[int, Answered, frames.Frame, int]] = deque()  # for uids that have to wait for a place
         self._spawner: socket.socket | None = None
@@ -56,7 +76,7 @@ class Children:
 
     @property
     def outstanding(self) -> int:
-        return sum([len(child.waiting) for child in self._children.values()]) + len(self._held)
+        return sum([len(child.waiting) + len(child.later) for child in self._children.values()]) + len(self._held)
 
     @property
     def count(self) -> int:
@@ -89,11 +109,25 @@ class Children:
             self._sweeper = None
 
     def _put(self, child: _Child, done: Answered, frame: frames.Frame, descriptor: int) -> None:
-        if child.channel is None or not child.channel.is_open or len(child.waiting) >= MAX_OUTSTANDING:
+        if self._must_refuse(child):
             if descriptor >= 0:
                 os.close(descriptor)
             self._loop.call_soon(done, None)
             return
+        if len(child.waiting) >= self._window:
+            child.later.append(_Later(self._loop.time(), done, frame, descriptor))
+            return
+        self._give(child, done, frame, descriptor)
+
+    def _must_refuse(self, child: _Child) -> bool:
+        if child.channel is None or not child.channel.is_open:
+            return True
+        now = self._loop.time()
+        is_stuck = now < child.crowded or now - child.heard >= CROWDED_SECONDS
+        return len(child.waiting) + len(child.later) >= (self._window if is_stuck else MAX_OUTSTANDING)
+
+    def _give(self, child: _Child, done: Answered, frame: frames.Frame, descriptor: int) -> None:
+        assert child.channel is not None  # _put has looked
         if not child.waiting:
             child.heard = self._loop.time()
         child.waiting[frame[0]] = done
@@ -149,6 +183,8 @@ class Children:
             channel.close()
             return
         child.heard = self._loop.time()
+        if child.later:
+            self._give(child, *child.later.popleft()[1:])
         done(frame)
         if self._held and not child.waiting:
             self._next_held()
@@ -163,8 +199,18 @@ class Children:
         waiting, child.waiting = child.waiting, {}
         for done in waiting.values():
             done(None)
+        self._give_up(child, self._loop.time())
         if self._held:
             self._loop.call_soon(self._next_held)
+
+    def _give_up(self, child: _Child, since: float) -> None:
+        """Answer what the child has had no room for since then."""
+        while child.later and child.later[0].since <= since:
+            later = child.later.popleft()
+            child.crowded = self._loop.time() + CROWDED_SECONDS
+            if later.descriptor >= 0:
+                os.close(later.descriptor)
+            later.done(None)
 
     def _next_held(self) -> None:
         """Give places to those that wait for one, as far as there are any."""
@@ -181,6 +227,7 @@ class Children:
         now = self._loop.time()
         for child in list(self._children.values()):
             silent = now - child.heard
+            self._give_up(child, now - CROWDED_SECONDS)
             if child.channel and silent >= (self._patience if child.waiting else IDLE_SECONDS):
                 child.channel.close()
         if self._spawner and now - self._spawner_used >= SPAWN_IDLE_SECONDS:

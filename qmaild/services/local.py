@@ -19,14 +19,16 @@ from qmaild.runtime.resolver import Resolver
 
 SPAWN_SECONDS = 600.0  # a deliverer that answers nothing for so long hangs; an mbox lock alone may take 30 s
 PROGRAM_GRACE = 600.0  # beyond what the child itself allows its programs
+# Deliveries of one user at a time, below concurrencylocal: a user whose programs hang must not stop all others.
+MAILBOX_WINDOW, PROGRAM_WINDOW = 100, 16
 MAX_QUESTION = 16 << 10  # bytes of a look-up: one address
 
 
 def build(unit: service.Service) -> None:
     accounts = Accounts(unit.loop)
     resolver = Resolver(accounts, lambda: unit.settings)
-    mailboxes = Children(unit.loop, paths.socket_of("spawn"), SPAWN_SECONDS)
-    programs = Children(unit.loop, paths.socket_of("program"), PROGRAM_SECONDS + PROGRAM_GRACE)
+    mailboxes = Children(unit.loop, paths.socket_of("spawn"), SPAWN_SECONDS, window=MAILBOX_WINDOW)
+    programs = Children(unit.loop, paths.socket_of("program"), PROGRAM_SECONDS + PROGRAM_GRACE, window=PROGRAM_WINDOW)
     intake = Intake(Caller(unit.loop, paths.socket_of("intake"), b"local"))
     dispatcher = Dispatcher(resolver, mailboxes, programs, intake, lambda: unit.settings)
     lookups = Lookups(resolver, mailboxes)

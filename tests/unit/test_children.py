@@ -65,8 +65,8 @@ class Scene:
         self.spawner = Spawner(self.loop, path)
         self.answers: list[tuple[str, Any]] = []
 
-    def children(self, patience: float = SECONDS, limit: int = 2) -> Children:
-        self.made = Children(self.loop, str(self.path), patience, limit)
+    def children(self, patience: float = SECONDS, limit: int = 2, window: int = children.MAX_OUTSTANDING) -> Children:
+        self.made = Children(self.loop, str(self.path), patience, limit, window)
         return self.made
 
     def ask(self, uid: int, name: str) -> None:
@@ -191,3 +191,34 @@ def test_without_a_spawner_the_answer_is_none_and_later_it_is_asked_anew(scene: 
     scene.until(lambda: scene.spawner.made)
     scene.answer(0, 3)
     scene.until(lambda: scene.answers[-1] == ("c", 3))
+
+
+def test_a_child_has_a_window_of_questions_and_each_answer_makes_room(scene: Scene) -> None:
+    scene.children(window=2)
+    for name in "abc":
+        scene.ask(7, name)
+    scene.until(lambda: scene.spawner.made)
+    _, end = scene.spawner.made[0]
+    assert tags_at(end, 2) == [1, 2]
+    scene.answer(0, 1)
+    scene.until(lambda: scene.answers == [("a", 1)])
+    assert tags_at(end, 1) == [3]
+    assert scene.made.outstanding == 2
+
+
+def test_what_waits_behind_a_child_that_hangs_is_given_up_soon_and_what_comes_then_at_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "CROWDED_SECONDS", 0.1)
+    monkeypatch.setattr(children, "SWEEP_SECONDS", 0.02)
+    scene.children(window=1)
+    for name in "abc":
+        scene.ask(7, name)
+    scene.until(lambda: scene.answers == [("b", None), ("c", None)])
+    scene.ask(7, "d")
+    assert scene.made.outstanding == 1
+    scene.until(lambda: scene.answers[2:] == [("d", None)])
+    scene.ask(8, "e")
+    scene.until(lambda: len(scene.spawner.made) == 2)
+    assert tags_at(scene.spawner.made[0][1], 1) == [1], "nothing that was given up is done"
+    assert tags_at(scene.spawner.made[1][1], 1) == [5]
