@@ -17,9 +17,9 @@ FIELDS = {
     "recipient": "QMAILD_RECIPIENT",  # one forward-path
     "recipients": "QMAILD_RECIPIENTS",  # how many
     "bytes": "QMAILD_BYTES",  # size of the message
-    "peer": "QMAILD_PEER",  # address of the other end, or uid N for a local sender
+    "peer": "QMAILD_PEER",  # address of the other end, uid N for a local sender, message N for a forward
     "helo": "QMAILD_HELO",
-    "protocol": "QMAILD_PROTOCOL",  # smtp, esmtp, qmqp, local, bounce, forward
+    "protocol": "QMAILD_PROTOCOL",  # smtp, esmtp, qmqp, local, forward
     "channel": "QMAILD_CHANNEL",  # local or remote
     "outcome": "QMAILD_OUTCOME",  # success, temporary, permanent
     "code": "QMAILD_CODE",  # SMTP reply code

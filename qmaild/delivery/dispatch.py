@@ -205,7 +205,7 @@ class _Attempt:
 
     def _forward(self, sender: bytes, recipients: list[bytes], local: bytes) -> None:
         lines = dotqmail.delivered_to(local, self._domain)
-        self._forwards.append(Forward(self._order.flags, sender, recipients, lines, (0, 0)))
+        self._forwards.append(Forward(self._order.number, self._order.flags, sender, recipients, lines, (0, 0)))
 
     def _forwarded(self, outcome: Outcome) -> None:
         if outcome.outcome != SUCCESS:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from qmaild.control import events
 from qmaild.delivery.contents import Contents
 from qmaild.delivery.outcome import Outcome, of_error, permanent, temporary
 from qmaild.message.address import MAX_ADDRESS
 from qmaild.protocol import frames
 from qmaild.protocol.frames import PERMANENT, SUCCESS
+from qmaild.runtime import journal
 from qmaild.runtime.intake import Answer, Draft, Intake
 
 ORIGIN = b"forward"
@@ -18,8 +20,9 @@ Done = Callable[[Outcome], None]
 
 
 class Forward(NamedTuple):
-    """flags are the message's; lines stand above it; serves is the delivery (number, index) that this finishes."""
+    """Of message `about`, whose flags it has; lines stand above it; serves is the delivery (number, index) that it finishes."""
 
+    about: int
     flags: int
     sender: bytes
     recipients: list[bytes]
@@ -34,7 +37,7 @@ def inject(intake: Intake, forward: Forward, contents: Contents, done: Done) -> 
         return
     draft = intake.draft()
     draft.write(contents.content)
-    _go_on(intake, draft, forward, contents.body_chunks(), done)
+    _go_on(intake, draft, forward, contents, contents.body_chunks(), done)
 
 
 def is_sound(sender: bytes, recipients: list[bytes]) -> bool:
@@ -45,26 +48,32 @@ def is_sound(sender: bytes, recipients: list[bytes]) -> bool:
     )
 
 
-def _go_on(intake: Intake, draft: Draft, forward: Forward, chunks: Iterator[bytes], done: Done) -> None:
+def _go_on(
+    intake: Intake, draft: Draft, forward: Forward, contents: Contents, chunks: Iterator[bytes], done: Done
+) -> None:  # fmt: skip
     """Stream the body as fast as the queue takes it."""
     try:
         for chunk in chunks:
             draft.write(chunk)
             if intake.is_congested:
-                intake.when_drained(lambda: _go_on(intake, draft, forward, chunks, done))
+                intake.when_drained(lambda: _go_on(intake, draft, forward, contents, chunks, done))
                 return
     except OSError as error:
         draft.abort()
         done(of_error(b"read the message", error))
         return
     draft.finish(
-        lambda answer: done(_outcome(answer)), forward.lines, forward.flags, ORIGIN, forward.sender,
+        lambda answer: done(_outcome(answer, forward, contents)), forward.lines, forward.flags, ORIGIN, forward.sender,
         forward.recipients, forward.serves,
     )  # fmt: skip
 
 
-def _outcome(answer: Answer) -> Outcome:
+def _outcome(answer: Answer, forward: Forward, contents: Contents) -> Outcome:
     if isinstance(answer, frames.Accepted):
+        journal.record(
+            events.ACCEPTED, message=answer.number, sender=forward.sender, recipients=len(forward.recipients),
+            bytes=len(forward.lines) + contents.size, peer=b"message %d" % forward.about, protocol=ORIGIN,
+        )  # fmt: skip
         return Outcome(SUCCESS, b"2.0.0", b"qp %d" % answer.number)
     if isinstance(answer, frames.Refused):
         make = permanent if answer.outcome == PERMANENT else temporary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -103,6 +104,10 @@ def test_a_forward_is_injected_and_finishes_the_delivery_it_serves(house: House,
     assert report.outcomes == b"DK" and report.texts[1] == b"did 0+1+0\nqp 101"
     assert [message[1:] for message in intake.messages] == [
         (0, b"forward", b"bob-list-owner@h", [b"a@b.test"], b"Delivered-To: bob-list@h\n" + MESSAGE, 9, 1)]
+    (record,) = map(json.loads, (house.top / "journal").read_text().splitlines())
+    assert (record["QMAILD_EVENT"], record["QMAILD_MESSAGE"], record["QMAILD_PROTOCOL"]) == ("accepted", "101", "forward")
+    assert (record["QMAILD_PEER"], record["QMAILD_SENDER"]) == ("message 9", "bob-list-owner@h")
+    assert record["QMAILD_BYTES"] == str(len(b"Delivered-To: bob-list@h\n" + MESSAGE))
 
 
 def test_a_file_that_also_forwards_needs_its_maildir_first(house: House, intake: Intake) -> None:
