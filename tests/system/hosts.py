@@ -10,18 +10,34 @@ from .machines import Machine, Network
 from .packages import build_packages
 
 USERS = ("joe", "sue", "ann")
+RELAYED = "/root/relayed"  # what a stranger's server inside the machine has got (Host.serve_strangers)
 
-# A sender inside a machine: says on standard output which messages were accepted, one number a line.
+# A sender inside a machine: says on standard output which messages were accepted, one number a line. Recipients take
+# turns; DOOR:RECIPIENT goes through that door instead of SMTP's.
 LOAD = """
-import smtplib, sys, time
+import smtplib, socket, subprocess, sys, time
 seconds, users, pause = float(sys.argv[1]), sys.argv[2].split(","), float(sys.argv[3])
-end, number, refused = time.monotonic() + seconds, 0, 0
+def smtp(user, message):
+    with smtplib.SMTP("127.0.0.1", 25, timeout=60) as session:
+        session.sendmail("load@test", [user], message.replace("\\n", "\\r\\n"))
+def sendmail(user, message):
+    done = subprocess.run(["/usr/sbin/sendmail", "-f", "load@test", user], input=message.encode(), capture_output=True)
+    if done.returncode:
+        raise OSError(done.returncode, done.stderr.decode())
+def netstring(content):
+    return b"%d:%b," % (len(content), content)
+def qmqp(user, message):
+    with socket.create_connection(("127.0.0.1", 628), timeout=60) as sock:
+        sock.sendall(netstring(b"".join(map(netstring, (message.encode(), b"load@test", user.encode())))))
+        answer = sock.recv(1000)
+    if answer.partition(b":")[2][:1] != b"K":
+        raise OSError(answer)
+end, number = time.monotonic() + seconds, 0
 while time.monotonic() < end:
     number += 1
+    door, _, user = users[number % len(users)].rpartition(":")
     try:
-        with smtplib.SMTP("127.0.0.1", 25, timeout=60) as session:
-            session.sendmail("load@test", [users[number % len(users)]],
-                             f"Subject: load {number}\\r\\n\\r\\n" + "x" * 2000 + "\\r\\n")
+        {"": smtp, "sendmail": sendmail, "qmqp": qmqp}[door](user, f"Subject: load {number}\\n\\n" + ("x" * 60 + "\\n") * 33)
         print("accepted", number, flush=True)
     except ConnectionRefusedError:
         print("refused", number, flush=True)
@@ -62,10 +78,16 @@ class Host(Machine):
         return self.wait_for(found, timeout, f"a message to {user} with {text!r}")
 
     def subjects(self, *users: str) -> list[int]:
-        """The numbers of the load messages in these users' Maildirs."""
-        script = "cat /home/*/Maildir/new/* 2>/dev/null | grep -a '^Subject: load '"
+        """The numbers of the load messages that have arrived: in Maildirs, as copies of a program, at RELAYED."""
+        script = f"cat /home/*/Maildir/new/* /home/*/copies/* {RELAYED}/new/* 2>/dev/null | grep -a '^Subject: load '"
         printed = self.run(["sh", "-c", script], check=False).stdout
         return [int(number) for number in re.findall(r"^Subject: load (\d+)", printed, re.M)]
+
+    def serve_strangers(self) -> None:
+        """Start a mail server of somebody else on port 2525, which keeps what it gets at RELAYED."""
+        self.run(["systemd-run", "--quiet", "--unit=stranger", "python3", "-m", "aiosmtpd", "-n", "-l", "127.0.0.1:2525",
+                  "-c", "aiosmtpd.handlers.Mailbox", RELAYED])  # fmt: skip
+        self.wait_for(lambda: "127.0.0.1:2525" in self.run("ss -Hltn").stdout, what="the stranger's server")
 
     def queue(self) -> list[dict[str, Any]]:
         """The queue as qmailctl lists it."""
