@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.lmtp import LMTP
 
 from qmaild.protocol import frames
 
@@ -273,6 +277,33 @@ def test_lmtp_answers_for_each_recipient(tmp_path: Path) -> None:
             assert (done.outcomes, done.enhanced[1]) == (b"KZK", b"4.2.2")
             assert done.peers[0] == str(tmp_path).encode() + b"/lmtp"
             assert peer.lines[0] == "LHLO host.test"
+
+
+def test_somebody_elses_lmtp_server_takes_a_message_over_tcp(tmp_path: Path) -> None:
+    taken: queue.Queue[Any] = queue.Queue()
+
+    class Handler:
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            taken.put(envelope)
+            return "250 2.0.0 taken"
+
+    class Server(Controller):
+        def factory(self) -> LMTP:
+            return LMTP(self.handler)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = Server(Handler(), "127.0.0.1", port)
+    server.start()
+    try:
+        with host(tmp_path, f":lmtp:127.0.0.1:{port}") as (_, client):
+            done = carried_out(client)
+    finally:
+        server.stop()
+    assert (done.outcomes, done.codes) == (b"K", [250])
+    envelope = taken.get(timeout=10)
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("s@a.test", ["r0@b.test"])
+    assert envelope.content == CONTENT.replace(b"\n", b"\r\n")
 
 
 def test_dials_verdict_is_every_recipients_result(tmp_path: Path) -> None:
