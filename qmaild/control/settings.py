@@ -60,13 +60,13 @@ class Settings:
     me: bytes = setting(kinds.host, lambda settings: settings["me"], "*",
         "The fully qualified name of this host, default of many others.", "/etc/mailname, else the host's own name")  # fmt: skip
     # --- what is ours
-    locals: frozenset[bytes] = setting(kinds.names, _local_names, "send smtpd qmqpd local inject",
+    locals: frozenset[bytes] = setting(kinds.names, _local_names, "send smtpd local inject",
         "Domains whose local parts are users of this host.", "me and localhost")  # fmt: skip
-    virtualdomains: dict[bytes, bytes] = setting(kinds.mapping, {}, "send smtpd qmqpd local",
+    virtualdomains: dict[bytes, bytes] = setting(kinds.mapping, {}, "send smtpd inject",
         "domain:prefix, user@domain:prefix, .suffix:prefix or :prefix; an empty prefix is an exception.")  # fmt: skip
-    percenthack: frozenset[bytes] = setting(kinds.names, frozenset(), "send smtpd qmqpd",
+    percenthack: frozenset[bytes] = setting(kinds.names, frozenset(), "send smtpd inject",
         "Domains where user%host@domain means user@host.")  # fmt: skip
-    envnoathost: bytes = setting(kinds.host, _me, "send smtpd qmqpd inject", "Added to recipients without @.", "me")
+    envnoathost: bytes = setting(kinds.host, _me, "send smtpd inject", "Added to recipients without @.", "me")
     # --- the SMTP server
     rcpthosts: frozenset[bytes] | None = setting(kinds.names, None, "smtpd",
         "Domains accepted from strangers, .suffix for subdomains. Differs: when it is missing, locals and "
@@ -78,9 +78,9 @@ class Settings:
         "Reverse-paths refused at RCPT: user@host or @host.")  # fmt: skip
     databytes: int = setting(kinds.integer, 52428800, "smtpd qmqpd inject queue",
         "Largest message in bytes; 0 is no limit. Differs: qmail's default is no limit.")  # fmt: skip
-    maxrecipients: int = setting(kinds.integer, 1000, "smtpd", "Recipients of one SMTP transaction.")
+    maxrecipients: int = setting(kinds.integer, 1000, "smtpd inject", "Recipients of one SMTP transaction.")
     maxhops: int = setting(kinds.integer, 100, "smtpd qmqpd inject", "Received and Delivered-To fields a message may carry.")
-    smtpgreeting: bytes = setting(kinds.line, _me, "smtpd", "Text after 220 and 221; begins with the host's name.", "me")
+    smtpgreeting: bytes = setting(kinds.line, _me, "smtpd inject", "Text after 220 and 221; begins with the host's name.", "me")
     localiphost: bytes = setting(kinds.host, _me, "smtpd", "Replaces [our address] in recipients.", "me")
     timeoutsmtpd: int = setting(kinds.integer, 300, "smtpd qmqpd",
         "Seconds to wait for a client. Differs: 1200 in qmail; RFC 5321 4.5.3.2 asks for 300.")  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qmaild.control.settings import TABLE
 from qmaild.runtime.running import SERVICES
 from qmaild.services import NEEDS_OPENSSL
 
@@ -96,6 +97,34 @@ def test_a_service_that_speaks_no_tls_loads_no_openssl(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, module], cwd=TREE, capture_output=True, text=True, check=True)
     assert (done.stdout == "[]\n") == (module not in NEEDS_OPENSSL), done.stdout
+
+
+# Read by functions of shared policy modules that these services do not call.
+NOT_CALLED = {
+    "inject": {"rcpthosts", "badmailfrom", "localiphost", "concurrencyincoming", "clientconcurrency"}, "send": {"rcpthosts"},
+}  # fmt: skip
+
+
+def reached(module: str, seen: set[str]) -> set[str]:
+    """All modules of ours that come along with this one."""
+    path = TREE / (module.replace(".", "/") + ".py")
+    if module not in seen and path.exists():
+        seen.add(module)
+        for each in imports(path):
+            reached(each, seen)
+    return seen
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_table_of_settings_names_the_services_that_read_each(name: str) -> None:
+    read: set[str] = set()
+    for module in reached(f"qmaild.services.{name}", set()):
+        if package_of(module) != "control":
+            tree = ast.parse((TREE / (module.replace(".", "/") + ".py")).read_bytes())
+            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & TABLE.keys()
+    everybody = {setting for setting, row in TABLE.items() if row.readers == ("*",)}
+    named = {setting for setting, row in TABLE.items() if name in row.readers}
+    assert named == read - everybody - NOT_CALLED.get(name, set())
 
 
 def test_no_callback_that_needs_writable_code() -> None:
