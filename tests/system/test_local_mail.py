@@ -93,6 +93,15 @@ def test_an_unknown_recipient_is_refused_by_smtp_and_bounced_to_a_local_sender(o
     assert "Subject: lost" in original.as_string()
 
 
+def test_sendmail_bv_tells_any_user_who_exists(one: Host) -> None:
+    done = one.run(["/usr/sbin/sendmail", "-bv", "joe", "nobody-here", "root", "x@elsewhere.test"], user="sue", check=False)
+    assert done.returncode == 67
+    assert done.stdout.splitlines() == [
+        "joe@one.test has a mailbox here", "nobody-here@one.test is not known here", "root@one.test has a mailbox here",
+        "x@elsewhere.test goes to elsewhere.test",
+    ]  # fmt: skip
+
+
 def test_the_life_of_a_message_is_told_by_the_journal(one: Host) -> None:
     one.run("echo hi | mail -s traced joe", user="sue")
     one.wait_for_mail("joe", "Subject: traced")

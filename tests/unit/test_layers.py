@@ -127,6 +127,14 @@ def test_the_table_of_settings_names_the_services_that_read_each(name: str) -> N
     assert named == read - everybody - NOT_CALLED.get(name, set())
 
 
+def test_the_tree_has_its_folders_and_no_other() -> None:
+    if not (TREE / ".git").exists():
+        pytest.skip("this tree is no checkout: what belongs to it cannot be told from what was built")
+    listed = subprocess.run(["git", "ls-files"], cwd=TREE, capture_output=True, text=True, check=True).stdout
+    folders = {path.partition("/")[0] for path in listed.splitlines() if "/" in path}
+    assert folders == {"qmaild", "native", "systemd", "packaging", "debian", "tests", ".ci"}
+
+
 def test_no_callback_that_needs_writable_code() -> None:
     # MemoryDenyWriteExecute=yes: ffi.callback() fails there, def_extern() works.
     for path in [*MODULES, *(TREE / "native").glob("*.py")]:
