@@ -90,6 +90,15 @@ def test_twenty_kills_in_ten_seconds_do_not_close_the_door(one: Host) -> None:
     assert one.run(["systemctl", "is-active", "qmaild-smtpd-loopback.socket"]).stdout.strip() in ("active", "running")
 
 
+def test_a_service_that_hangs_is_replaced_by_its_watchdog(one: Host) -> None:
+    one.smtp("NOOP")
+    hung = one.main_pid("smtpd")
+    one.run(["kill", "-STOP", str(hung)])
+    # 30 s until the watchdog sees it, 15 s more until systemd stops waiting for it to obey.
+    one.wait_for(lambda: one.main_pid("smtpd") not in (0, hung), 90, "another smtpd")
+    assert one.smtp("NOOP")[1].startswith("250")
+
+
 def test_a_machine_that_dies_keeps_what_it_accepted(one: Host) -> None:
     clear(one)
     load = Load(one, 4)
