@@ -107,6 +107,8 @@ class _Workers:
         self._end = end
         self._inbox = Inbox(sock)
         self._waiting: deque[Order] = deque()
+        # Held open by this process alone: when it is killed, its workers end their programs and themselves.
+        self._lifeline, self._alive = os.pipe2(os.O_CLOEXEC)
         self._running: dict[int, tuple[int, int, bytearray]] = {}  # pipe to (process, tag, answer so far)
 
     def run(self) -> None:
@@ -143,6 +145,8 @@ class _Workers:
         if process == 0:
             try:
                 self._sock.close()  # or local would not notice our end
+                os.close(self._alive)
+                self._deliverer.lifeline = self._lifeline
                 # A worker stays to tell the outcome: a stop of the unit ends its program, not it.
                 signal.signal(signal.SIGTERM, lambda number, frame: None)
                 with os.fdopen(writing, "wb") as out:

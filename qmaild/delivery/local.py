@@ -43,6 +43,7 @@ class Deliverer:
     def __init__(self, host: bytes, has_programs: bool) -> None:
         self._maildirs = maildir.Maildirs(host)
         self._has_programs = has_programs
+        self.lifeline = -1  # see program.run
         self._parsed: tuple[bytes, tuple[Instruction, ...]] = (b"", ())
 
     def answer(self, orders: Sequence[tuple[Any, int]]) -> Iterator[list[frames.Frame]]:
@@ -174,7 +175,8 @@ class Deliverer:
         try:
             message = program.message_file(plan.contents)
             try:
-                ended = program.run(command, plan.envelope.home, message, variables, deadline - time.monotonic())
+                left = deadline - time.monotonic()
+                ended = program.run(command, plan.envelope.home, message, variables, left, self.lifeline)
             finally:
                 os.close(message)
         except OSError as error:

@@ -35,8 +35,13 @@ def message_file(contents: Contents) -> int:
     return descriptor
 
 
-def run(command: bytes, home: bytes, message: int, variables: dict[bytes, bytes], seconds: float) -> Ended:
-    """Run the command by /bin/sh in home, for at most this many seconds. What it left running in its group ends with it."""
+def run(
+    command: bytes, home: bytes, message: int, variables: dict[bytes, bytes], seconds: float, lifeline: int = -1
+) -> Ended:
+    """Run the command by /bin/sh in home, for at most this many seconds. What it left running in its group ends with it.
+
+    lifeline: a pipe whose other end is closed when nobody waits for the outcome any more; the program ends then too.
+    """
     environment = {b"PATH": PATH, b"SHELL": b"/bin/sh", b"LOGNAME": variables[b"USER"], **variables}
     os.lseek(message, 0, os.SEEK_SET)
     process = subprocess.Popen(
@@ -47,7 +52,7 @@ def run(command: bytes, home: bytes, message: int, variables: dict[bytes, bytes]
     deadline = time.monotonic() + seconds
     watcher = os.pidfd_open(process.pid)
     try:
-        output, is_late = _listen(process.stdout.fileno(), watcher, deadline)
+        output, is_late = _listen(process.stdout.fileno(), watcher, deadline, lifeline)
     finally:
         os.close(watcher)
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -58,13 +63,15 @@ def run(command: bytes, home: bytes, message: int, variables: dict[bytes, bytes]
     return Ended(status, output, is_late)
 
 
-def _listen(output: int, watcher: int, deadline: float) -> tuple[bytes, bool]:
+def _listen(output: int, watcher: int, deadline: float, lifeline: int) -> tuple[bytes, bool]:
     """Collect the output until the program has exited (not: until all that it started has) or the time is up."""
     os.set_blocking(output, False)
     found = bytearray()
     poll = select.poll()
     poll.register(output, select.POLLIN)
     poll.register(watcher, select.POLLIN)
+    if lifeline >= 0:
+        poll.register(lifeline, select.POLLIN)
     while True:
         left = deadline - time.monotonic()
         ready = dict(poll.poll(max(0, left) * 1000))
@@ -73,7 +80,7 @@ def _listen(output: int, watcher: int, deadline: float) -> tuple[bytes, bool]:
         if watcher in ready:
             _read(output, found)  # all that a pipe holds; a program it left behind may write for ever
             return _bounded(found), False
-        if left <= 0:
+        if left <= 0 or lifeline in ready:
             return _bounded(found), True
 
 

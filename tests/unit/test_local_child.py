@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmaild.delivery import mbox
+from qmaild.delivery import child, mbox
 from qmaild.delivery.contents import CHUNK_BYTES, MAX_HEADER_BYTES, Contents
 from qmaild.delivery.local import Deliverer
 from qmaild.protocol import frames
@@ -260,3 +264,28 @@ def test_a_header_section_beyond_the_bound_is_not_read_on() -> None:
     contents = Contents(b"", descriptor)
     assert len(contents.header_section()) <= MAX_HEADER_BYTES + CHUNK_BYTES
     os.close(descriptor)
+
+
+def test_a_child_that_is_killed_takes_its_programs_along(home: Path) -> None:
+    (home / ".qmail").write_text("|echo $$ >number.new; mv number.new number; exec sleep 600\n")
+    ours, its = socket.socketpair()
+    process = os.fork()
+    if process == 0:
+        try:
+            ours.close()
+            child.serve(its, b"h", True)
+        finally:
+            os._exit(0)
+    its.close()
+    ours.sendall(frames.encode(order(home)))
+    deadline = time.monotonic() + 20
+    while not (home / "number").exists():
+        assert time.monotonic() < deadline
+    program = os.pidfd_open(int((home / "number").read_text()))
+    try:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        assert select.select([program], [], [], 20)[0], "the program lives on"
+    finally:
+        os.close(program)
+        ours.close()
