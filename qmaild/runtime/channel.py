@@ -99,6 +99,10 @@ class Channel:
         elif self.queued >= EARLY_BYTES:
             self._write()
 
+    @property
+    def is_paused(self) -> bool:
+        return self._paused
+
     def rewire(self, on_frame: OnFrame) -> None:
         """From the next frame on, call on_frame: a handshake gives way to the service proper."""
         self._on_frame = on_frame

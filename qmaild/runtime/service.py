@@ -23,6 +23,7 @@ from systemd import daemon
 
 ACCEPTS_A_TICK = 64  # one wake-up takes what waits, but no flood keeps the loop from its other work
 REST_SECONDS = 1.0  # before connections are taken again after that could not be done
+HELLO_SECONDS = 5.0  # every client of ours says it at once
 IDLE_CHECK_SECONDS = 1.0
 STOP_SECONDS = 5.0  # a stop that takes longer keeps connecting peers waiting (nobody accepts meanwhile)
 
@@ -47,6 +48,7 @@ class Service:
         self.on_reload: Callable[[], None] = lambda: None
         self.on_stop: Callable[[], None] = lambda: None
         self.on_exit: Callable[[], None] = lambda: None
+        self._silent: dict[Channel, float] = {}  # connections that have not said Hello, and since when
         self._acceptors: list[tuple[socket.socket, Callable[[socket.socket], None]]] = []
         self.stop_seconds = STOP_SECONDS  # doors let a message under way end; below the unit's TimeoutStopSec=
         self.idle_since = time.monotonic()
@@ -74,6 +76,7 @@ class Service:
 
         def closed(channel: Channel) -> None:
             self.channels.discard(channel)
+            self._silent.pop(channel, None)
             if on_close:
                 on_close(channel)
 
@@ -84,6 +87,7 @@ class Service:
                 channel.send(frames.Hello(frames.VERSION, self.name.encode()))
                 channel.close()
                 return
+            del self._silent[channel]
             channel.rewire(on_frame)
             if on_open:
                 on_open(channel)
@@ -91,6 +95,7 @@ class Service:
         def made(sock: socket.socket) -> None:
             channel = Channel(self.loop, sock, greeted, closed, limit, takes_descriptors)
             self.channels.add(channel)
+            self._silent[channel] = time.monotonic()
             if on_accept:
                 on_accept(channel)
 
@@ -153,6 +158,7 @@ class Service:
     def _tick(self) -> None:
         """Feed the watchdog, show the status, leave when idle. Run by the loop itself, so a stuck loop is noticed."""
         daemon.notify(f"WATCHDOG=1\nSTATUS={self.status()}")
+        self._cut_off_silent()
         limit = self.settings.idleexit
         if self.connections or self.channels or self.is_busy():
             self.touch()
@@ -164,6 +170,15 @@ class Service:
     def _take_waiting(self) -> bool:
         """Take the connections that wait at this moment, rather than leave them to a fresh start; whether there were any."""
         return any([self._accept(listener, made) for listener, made in self._acceptors])
+
+    def _cut_off_silent(self) -> None:
+        """End connections whose Hello does not come: they would keep us from leaving. A paused one waits for us."""
+        now = time.monotonic()
+        for channel, since in list(self._silent.items()):
+            if channel.is_paused:
+                self._silent[channel] = now
+            elif now - since > HELLO_SECONDS:
+                channel.close()
 
     def _reload(self, words: list[bytes]) -> tuple[int, bytes]:
         try:

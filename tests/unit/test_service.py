@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import time
 from pathlib import Path
 
@@ -45,3 +46,12 @@ def complaints(directory: Path) -> list[str]:
     path = directory / "journal"
     lines = path.read_text().splitlines() if path.exists() else []
     return [text for line in lines if "cannot accept" in (text := json.loads(line)["MESSAGE"])]
+
+
+def test_a_client_that_never_says_hello_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QMAILD_STANDALONE", str(tmp_path))
+    with Running("dial", ["control"], tmp_path) as service, socket.socket(socket.AF_UNIX) as silent:
+        silent.settimeout(SECONDS)
+        silent.connect(str(tmp_path / "run/control/dial.sock"))
+        assert isinstance(greeted(service).receive()[0], frames.Answer)
+        assert silent.recv(1) == b""
