@@ -496,7 +496,8 @@ def add():
 
 add()
 settle()
-resource.setrlimit(resource.RLIMIT_FSIZE, (60000, resource.RLIM_INFINITY))
+# Behind the last place of a record (61440) and before the end of a segment (65536).
+resource.setrlimit(resource.RLIMIT_FSIZE, (62000, resource.RLIM_INFINITY))
 refused = False
 for _ in range(100):
     try:
