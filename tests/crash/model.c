@@ -5,12 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OPS 4000
-#define COUNT_MAX 4
 #define STEPS 170
-
-enum kind { PLAIN, BOUNCE, FORWARD };
-enum ask { NOTHING, ADD, SERVED, FAILING, ENDING };
 
 struct entry {
     uint64_t number;
@@ -35,6 +30,7 @@ static int64_t clock_now;
 struct disk *disk;
 struct queue *q;
 const char *doing = "";
+void (*tell)(const struct fact *fact);
 
 void broken(const char *what, uint32_t id, uint64_t detail)
 {
@@ -96,10 +92,21 @@ static uint32_t addresses_fill(uint8_t *to, uint32_t id, uint32_t count)
 
 /* ---- the client */
 
+static void tell_of(enum ask ask, enum known known, uint32_t id, uint32_t index)
+{
+    const struct entry *entry = &entries[id];
+
+    if (tell)
+        tell(&(struct fact){ .ask = ask, .known = known, .id = id, .index = ask == ADD ? entry->index : index,
+                             .kind = entry->kind, .about = entry->about, .count = entry->count, .length = entry->length,
+                             .large = (uint32_t)entry->large, .number = entry->number });
+}
+
 static void note_op(enum ask ask, uint32_t id, uint32_t index)
 {
     if (op_count == OPS)
         abort();
+    tell_of(ask, ASKED, id, index);
     ops[op_count++] = (struct op){ .ask = ask, .id = id, .index = index };
 }
 
@@ -114,7 +121,7 @@ static int fresh_entry(enum kind kind, uint32_t about, uint32_t index, uint32_t 
 
 static void add(enum kind kind, uint32_t about, uint32_t index, uint64_t staged, uint32_t length)
 {
-    static uint8_t content[SEGMENT], addresses[256];
+    static uint8_t content[SEGMENT], addresses[64 * COUNT_MAX];
     uint32_t id = entry_count, count = kind == PLAIN ? 1 + roll(COUNT_MAX) : 1;
     struct queue_message message = { .birth = clock_now, .flags = id, .origin = "test", .origin_length = 4,
         .sender = "s@example", .sender_length = 9, .addresses = addresses, .content = content, .staged = staged };
@@ -161,6 +168,7 @@ static struct queue_collected collect(void)
         for (size_t lost = 0; lost < got.failed_count; lost++)
             failed |= got.failed[lost] > op->from && got.failed[lost] <= op->ticket;
         op->decided = 1;
+        tell_of(op->ask, failed ? REFUSED : SURE, op->id, op->index);
         if (op->ask == ADD && failed) {
             struct entry *entry = &entries[op->id];
             entry->failed = 1;
@@ -201,8 +209,8 @@ void settle(void)
 
 static void add_large(void)
 {
-    static uint8_t body[30000];
-    uint32_t length = 10000 + roll(20000), id = entry_count;
+    static uint8_t body[LARGE_MOST];
+    uint32_t length = 10000 + roll(LARGE_MOST - 10000), id = entry_count;
     struct queue_collected got;
     uint64_t number;
 
@@ -343,7 +351,7 @@ static int offspring(const struct seen *seen, enum kind kind, uint32_t about, ui
 
 static void check_large(uint32_t id, uint64_t number, uint64_t length)
 {
-    static uint8_t body[SEGMENT];
+    static uint8_t body[LARGE_MOST + 1];
     struct queue_system system = disk_system(disk);
     int fd = queue_open_large(q, number);
 
@@ -376,6 +384,8 @@ static void look(struct seen *seen, uint64_t number, uint64_t *undone)
         (!job.large && job.content_length != entries[id].length))
         broken("a message is not what it was", id, number);
     seen[id].present = 1;
+    if (!entries[id].acked)
+        tell_of(ADD, SURE, id, 0);
     entries[id].acked = 1; /* what the store shows is durable: from now on it is held to it */
     for (uint32_t index = 0; index < job.part_count; index++) {
         const struct queue_part *part = &job.parts[index];
@@ -492,11 +502,41 @@ void drain(void)
         entries[id].end_asked = entries[id].end_acked = 1;
 }
 
+/* ---- the memory of a client whose machine dies with it */
+
+void recall(const struct fact *fact)
+{
+    struct entry *entry;
+
+    if (fact->id >= ENTRIES || fact->index >= COUNT_MAX || fact->id > entry_count)
+        broken("a fact is not one of ours", fact->id, fact->index);
+    entry = &entries[fact->id];
+    if (fact->id == entry_count) {
+        if (fact->ask != ADD || !fresh_entry(fact->kind, fact->about, fact->index, fact->count, fact->length))
+            broken("a fact about nothing", fact->id, fact->ask);
+        entry_count++;
+        entry->large = (int)fact->large;
+        entry->number = fact->number;
+    }
+    if (fact->ask == ADD && fact->known != ASKED) {
+        entry->acked |= fact->known == SURE;
+        entry->failed |= fact->known == REFUSED;
+        if (entry->acked && entry->number > highest)
+            highest = entry->number;
+    } else if (fact->ask == ENDING) {
+        entry->end_asked = 1;
+        entry->end_acked |= fact->known == SURE;
+    } else if (fact->ask == SERVED || fact->ask == FAILING) {
+        entry->asked[fact->index] = fact->ask;
+        entry->sure[fact->index] |= fact->known == SURE;
+    }
+}
+
 /* ---- the workload */
 
 int open_queue(void)
 {
-    struct queue_options options = { .segment_bytes = SEGMENT, .create = 1, .threads = 0 };
+    struct queue_options options = { .segment_bytes = SEGMENT, .create = 1, .threads = THREADS };
     struct queue_system system = disk_system(disk);
     char text[512];
 
@@ -561,7 +601,7 @@ void forget_tickets(void)
 }
 
 /* Close and open in the middle: an idle exit. */
-static void come_and_go(void)
+void come_and_go(void)
 {
     settle();
     queue_close(q);

@@ -5,12 +5,33 @@
 #include "disk.h"
 
 #define SEGMENT (64u << 10)
-#define ENTRIES 400
 #define HEAD 32u /* of a content: what it is */
+#ifndef ENTRIES /* a test on a real disk sets its own sizes */
+#define ENTRIES 400
+#define OPS 4000
+#define COUNT_MAX 4
+#define LARGE_MOST 30000
+#define THREADS 0
+#endif
+
+enum kind { PLAIN, BOUNCE, FORWARD };
+enum ask { NOTHING, ADD, SERVED, FAILING, ENDING };
+enum known { ASKED, SURE, REFUSED };
+
+/* Something the client has asked the store for, and what it knows of the outcome. */
+struct fact {
+    uint32_t ask, known, id, index, kind, about, count, length, large, unused;
+    uint64_t number;
+};
 
 extern struct disk *disk;
 extern struct queue *q; /* NULL while it is closed */
 extern const char *doing;
+
+/* Called, if set, when the client asks and again when it learns the outcome; a record asked for is not written before. */
+extern void (*tell)(const struct fact *fact);
+/* What was told, again, in the same order: after start_over, before open_queue. */
+void recall(const struct fact *fact);
 
 /* Say which promise was broken, about which message, and abort. */
 void broken(const char *what, uint32_t id, uint64_t detail);
@@ -20,6 +41,8 @@ void step(uint32_t number);
 void settle(void);
 int open_queue(void);
 void let_go(void);
+/* Close it and open it again: an idle exit. */
+void come_and_go(void);
 void forget_tickets(void);
 void forget_numbers(void);
 void expect_all(void);
