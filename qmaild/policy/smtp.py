@@ -16,6 +16,7 @@ from qmaild.protocol.smtp.replies import Reply
 
 TOO_MANY_SESSIONS = Reply(421, b"4.3.2", b"too many sessions, try again later")
 TOO_MANY_FROM_CLIENT = Reply(421, b"4.7.0", b"too many sessions from your address")
+GIVE_WAY = Reply(421, b"4.3.2", b"every session is taken and another client needs yours, try again later")
 TIMED_OUT = Reply(421, b"4.4.2", b"timeout")
 TOO_MANY_REFUSALS = Reply(421, b"4.7.0", b"too much was refused in this session")
 SHUTTING_DOWN = Reply(421, b"4.3.2", b"the service is stopping, try again later")
@@ -32,11 +33,9 @@ LOST_QUEUE = Reply(451, b"4.3.0", b"the queue cannot be reached, try again later
 
 def session(settings: Settings, may_relay: bool, sessions: int, from_client: int) -> Reply | None:
     """Return the refusal of a new session, if any. sessions: open now; from_client: the client's own."""
-    if sessions >= settings.concurrencyincoming:
-        return TOO_MANY_SESSIONS
     if from_client >= settings.clientconcurrency and not may_relay:
         return TOO_MANY_FROM_CLIENT
-    return None
+    return TOO_MANY_SESSIONS if sessions >= settings.concurrencyincoming else None
 
 
 def sender(settings: Settings, size: int) -> Reply:

@@ -1,4 +1,4 @@
-"""The sessions of one door: how many, whose, and which have been silent for too long. Knows no protocol."""
+"""The sessions of one door: how many, whose, which get nowhere, and which gives way to a newcomer. Knows no protocol."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from qmaild.policy import clients
 
 SWEEP_SECONDS = 1.0  # one timer for all sessions
 CLOSE_SECONDS = 3.0  # at a stop, for clients that do not read what was said to them
+SLOWEST_RATE = 100  # bytes a second of a message: slower ones use up the timeout, so drops of it gain no time
+SPARE_SECONDS = 10.0  # with every place taken, a session that got nowhere for so long is the first to go
 
 normal = functools.lru_cache(maxsize=4096)(clients.normal)
 
@@ -21,7 +23,11 @@ class Session(Protocol):
     """What a door's session is to its door."""
 
     client: bytes
-    last_heard: float
+    last_heard: float  # when it last got on: a command was complete, or a message as much as progress() says
+
+    @property
+    def may_go(self) -> bool:
+        """A newcomer may have its place: it waits for nothing of ours, and is nobody's who may relay."""
 
     @property
     def is_in_data(self) -> bool:
@@ -32,6 +38,9 @@ class Session(Protocol):
 
     def time_out(self) -> None:
         """The client was silent for too long."""
+
+    def give_way(self) -> None:
+        """End now, for a newcomer."""
 
     def abort(self) -> None:
         """End now."""
@@ -48,6 +57,7 @@ class Sessions:
         self._timeout = timeout
         self._by_client: dict[bytes, int] = {}
         self.all: set[Session] = set()
+        self._candidates: tuple[list[Session], list[Session]] | None = None  # as of now; a flood costs one look a sweep
         self._sweep()
 
     def __len__(self) -> int:
@@ -71,6 +81,40 @@ class Sessions:
             del self._by_client[session.client]
         self._on_count(len(self.all))
 
+    def make_room(self, newcomer: bytes) -> bool:
+        """With every place taken, have one session give way: one that gets nowhere, else one of who has most places.
+
+        False: the newcomer must come back later. A client never takes a place from one that has fewer.
+        """
+        if self._candidates is None:
+            self._candidates = self._find_candidates()
+        idle, working = self._candidates
+        held = self.of(newcomer)
+        return self._end_last(idle, held, self._gets_nowhere) or self._end_last(working, held + 2, lambda session: True)
+
+    def _end_last(self, candidates: list[Session], places: int, is_still: Callable[[Session], bool]) -> bool:
+        """End the last of these that may go still, if its client has at least so many places; whether it was done."""
+        while candidates:
+            session = candidates[-1]
+            is_good = session in self.all and session.may_go and is_still(session)
+            if is_good and self.of(session.client) < places:
+                return False
+            candidates.pop()
+            if is_good:
+                session.give_way()
+                return True
+        return False
+
+    def _gets_nowhere(self, session: Session) -> bool:
+        return session.last_heard < self._loop.time() - SPARE_SECONDS
+
+    def _find_candidates(self) -> tuple[list[Session], list[Session]]:
+        """Return who gets nowhere and who works, of those that may go, each list with the first to go last."""
+        found = [each for each in self.all if each.may_go]
+        found.sort(key=lambda each: (self.of(each.client), -each.last_heard))
+        idle = [each for each in found if self._gets_nowhere(each)]
+        return idle, [each for each in found if not self._gets_nowhere(each)]
+
     def is_in_data(self) -> bool:
         """Return whether any message is under way."""
         return any(session.is_in_data for session in self.all)
@@ -86,10 +130,16 @@ class Sessions:
             session.abort()
 
     def _sweep(self) -> None:
+        self._candidates = None
         oldest = self._loop.time() - self._timeout()
         for session in [each for each in self.all if each.last_heard < oldest]:
             session.time_out()
         self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+def progress(last_heard: float, now: float, size: int) -> float:
+    """Return when a session got on that was given this many bytes of a message."""
+    return min(now, last_heard + size / SLOWEST_RATE)
 
 
 def client_of(sock: socket.socket) -> bytes:

@@ -59,7 +59,7 @@ class Connection:
         return True
 
     def data_received(self, data: bytes) -> None:
-        self.last_heard = self._server.loop.time()
+        self.last_heard = doors.progress(self.last_heard, self._server.loop.time(), len(data))
         if self._package or not self._draft:
             return
         try:

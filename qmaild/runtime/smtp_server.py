@@ -70,7 +70,7 @@ class Server:
         may_relay = self._may_relay(client)
         open_now = len(self.sessions) * self._share
         refusal = policy.session(self.settings, may_relay, open_now, self.sessions.of(client))
-        if refusal:
+        if refusal and not (refusal is policy.TOO_MANY_SESSIONS and self.sessions.make_room(client)):
             doors.dismiss(sock, refusal.encode())
             journal.record(events.REFUSED, peer=client, protocol=b"smtp", command=b"connection",
                            code=refusal.code, enhanced=refusal.enhanced, text=refusal.text)  # fmt: skip
@@ -112,6 +112,15 @@ class Connection(aiosmtpd.SMTP):
     def is_in_data(self) -> bool:
         return self._grammar.is_in_data
 
+    @property
+    def may_go(self) -> bool:
+        return not (self._may_relay or self._is_waiting_for_us)
+
+    @property
+    def _is_waiting_for_us(self) -> bool:
+        is_ours = self._grammar.is_waiting or not self._is_reading
+        return self.transport is None or (is_ours and not self._is_choked)
+
     # --- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -123,7 +132,8 @@ class Connection(aiosmtpd.SMTP):
         self._advance()
 
     def data_received(self, data: bytes) -> None:
-        self.last_heard = self._server.loop.time()
+        if self._grammar.is_in_data:
+            self.last_heard = doors.progress(self.last_heard, self._server.loop.time(), len(data))
         self._grammar.feed(data)
         self._advance()
 
@@ -153,17 +163,21 @@ class Connection(aiosmtpd.SMTP):
             self._advance()
 
     def time_out(self) -> None:
-        """The client was silent for too long; one that waits for us is not to blame."""
-        if self.transport is None:
-            return
-        is_ours = self._grammar.is_waiting or not self._is_reading
-        if is_ours and not self._is_choked:
+        """The client got nowhere for too long; one that waits for us is not to blame."""
+        if self._is_waiting_for_us:
             return
         if self.transport.is_closing() or self._is_choked:
             self.transport.abort()
             return
         self.transport.write(policy.TIMED_OUT.encode())
         self.transport.close()
+
+    def give_way(self) -> None:
+        journal.record(events.REFUSED, peer=self.client, helo=self._grammar.helo, protocol=self._protocol(),
+                       command=b"session", code=policy.GIVE_WAY.code, enhanced=policy.GIVE_WAY.enhanced,
+                       text=policy.GIVE_WAY.text)  # fmt: skip
+        self.transport.write(policy.GIVE_WAY.encode())
+        self.transport.abort()
 
     def abort(self) -> None:
         if self.transport is not None:
@@ -192,7 +206,8 @@ class Connection(aiosmtpd.SMTP):
         # While an answer is awaited the replies before it wait too: they leave together.
         if not grammar.is_waiting:
             out = grammar.take_replies()
-            if out:
+            if out:  # a command was complete: parts of one gain no time
+                self.last_heard = self._server.loop.time()
                 self.transport.write(out)
             if grammar.is_over or self._is_eof:
                 self.transport.close()
@@ -222,6 +237,7 @@ class Connection(aiosmtpd.SMTP):
         if wanted != self._is_reading:
             self._is_reading = wanted
             if wanted:
+                self.last_heard = self._server.loop.time()  # it was we who did not read
                 transport.resume_reading()
             else:
                 transport.pause_reading()

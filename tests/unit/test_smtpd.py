@@ -365,6 +365,51 @@ def test_all_sessions_are_limited(place: Path) -> None:
         assert house.client().rest().startswith(b"421 4.3.2")
 
 
+def test_a_client_that_holds_many_places_gives_one_to_a_newcomer_when_all_are_taken(place: Path) -> None:
+    with House(place, concurrencyincoming="3", relayclients="127.0.0.1") as house:
+        relay = house.greeted()
+        many = [house.greeted("127.0.0.2"), house.greeted("127.0.0.2")]
+        assert many[0].ask(b"NOOP")[:3] == many[1].ask(b"NOOP")[:3] == b"250"
+        newcomer = house.greeted("127.0.0.3")
+        assert many[0].rest().startswith(b"421 4.3.2 every session is taken")
+        assert house.records("refused")[0]["QMAILD_COMMAND"] == "session"
+        assert {each.ask(b"NOOP")[:3] for each in (relay, many[1], newcomer)} == {b"250"}
+        assert house.client("127.0.0.3").rest().startswith(b"421 4.3.2 too many sessions")
+
+
+def test_one_that_gave_way_in_the_middle_of_a_message_leaves_nothing_of_it(place: Path) -> None:
+    with House(place, concurrencyincoming="2", relayclients="") as house:
+        for _ in range(2):
+            client = house.greeted("127.0.0.2")
+            for line in (b"EHLO x", b"MAIL FROM:<>", b"RCPT TO:<bob@host.test>", b"DATA"):
+                assert client.ask(line)[:1] in b"23"
+            client.send(b"x" * 500_000 + b"\r\n")
+        newcomer = house.greeted("127.0.0.3")
+        assert newcomer.message(b"Subject: x\r\n\r\n")[:3] == b"250"
+        stream = house.intake.next()
+        seen = [type(house.intake.next())]
+        while seen[-1] is not frames.Abort:
+            seen.append(type(house.intake.next()))
+        assert isinstance(stream, frames.Open)
+        assert frames.End not in seen
+
+
+@pytest.mark.parametrize("begin", [b"", b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<bob@host.test>\r\nDATA\r\n"])
+def test_a_client_that_says_a_byte_now_and_then_is_sent_away_like_a_silent_one(place: Path, begin: bytes) -> None:
+    with House(place, timeoutsmtpd="1") as house:
+        slow = house.greeted()
+        slow.send(begin)
+        while begin and slow.reply()[:3] != b"354":
+            pass
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - begun < SECONDS:
+                slow.send(b"N")
+                time.sleep(0.1)
+        assert time.monotonic() - begun < SECONDS / 2
+        assert b"421 4.4.2" in slow.rest()
+
+
 def test_a_silent_client_is_sent_away(place: Path) -> None:
     with House(place, timeoutsmtpd="1") as house:
         silent, busy = house.greeted(), house.greeted()
