@@ -85,7 +85,7 @@ class Settings:
     timeoutsmtpd: int = setting(kinds.integer, 300, "smtpd qmqpd",
         "Seconds in which a client must complete its next command; parts of one gain no time, nor does a message that "
         "comes at less than 100 bytes a second. Differs: 1200 in qmail; RFC 5321 4.5.3.2 asks for 300.")  # fmt: skip
-    concurrencyincoming: int = setting(kinds.integer, 1000, "smtpd qmqpd", 
+    concurrencyincoming: int = setting(kinds.integer, 1000, "smtpd qmqpd",
         "SMTP (QMQP) sessions at a time; one takes 5 kB of memory. With all taken, an SMTP session that got nowhere for ten "
         "seconds gives way to a new one, else one of the client that has most; clients in relayclients keep theirs.")  # fmt: skip
     clientconcurrency: int = setting(kinds.integer, 50, "smtpd qmqpd",

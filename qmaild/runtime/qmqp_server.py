@@ -58,6 +58,10 @@ class Connection:
     def is_in_data(self) -> bool:
         return True
 
+    @property
+    def may_go(self) -> bool:
+        return False  # its clients are ours
+
     def data_received(self, data: bytes) -> None:
         self.last_heard = doors.progress(self.last_heard, self._server.loop.time(), len(data))
         if self._package or not self._draft:
@@ -97,6 +101,9 @@ class Connection:
     def time_out(self) -> None:
         if not self._package:
             self.abort()
+
+    def give_way(self) -> None:
+        self.abort()
 
     def abort(self) -> None:
         if self._stream:
