@@ -14,6 +14,7 @@ from qmaild.policy import qmqp as policy
 from qmaild.protocol import frames, netstring, qmqp
 from qmaild.runtime import doors, journal
 from qmaild.runtime.intake import Draft, Intake
+from qmaild.runtime.poller import Poller
 from qmaild.runtime.stream import Stream
 
 
@@ -25,6 +26,7 @@ class Server:
         on_count: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.loop = loop
+        self.poller = Poller(loop)
         self.settings = settings
         self.intake = intake
         self.sessions = doors.Sessions(loop, on_count, lambda: self.settings.timeoutsmtpd)
@@ -52,7 +54,7 @@ class Connection:
         self._hops = trace.Hops()
         self._draft: Draft | None = server.intake.draft()
         self._package: qmqp.Package | None = None
-        self._stream: Stream | None = Stream(server.loop, sock, self)
+        self._stream: Stream | None = Stream(server.poller, sock, self)
 
     @property
     def is_in_data(self) -> bool:

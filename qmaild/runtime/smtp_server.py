@@ -28,6 +28,7 @@ from qmaild.protocol.smtp.replies import Reply
 from qmaild.runtime import doors, journal
 from qmaild.runtime.intake import Draft, Intake
 from qmaild.runtime.lookup import Lookup
+from qmaild.runtime.poller import Poller
 from qmaild.runtime.stream import Stream
 
 MAX_BUFFERED = 64 << 10  # commands read ahead while an answer is awaited
@@ -45,6 +46,7 @@ class Server:
         on_count: Callable[[int], None], share: int = 1,
     ) -> None:  # fmt: skip
         self.loop = loop
+        self.poller = Poller(loop)
         self.intake = intake
         self.lookup = lookup
         self._share = share
@@ -77,7 +79,7 @@ class Server:
             return
         connection = Connection(self, client, may_relay)
         self.sessions.begin(connection)
-        connection.connection_made(Stream(self.loop, sock, connection))
+        connection.connection_made(Stream(self.poller, sock, connection))
 
 
 class Connection(aiosmtpd.SMTP):

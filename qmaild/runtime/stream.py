@@ -10,6 +10,8 @@ import asyncio
 import socket
 from typing import Any, Protocol
 
+from qmaild.runtime.poller import READ, WRITE, Poller
+
 READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
 HIGH_WATER = 64 << 10  # unwritten bytes above which the owner is told to pause
 
@@ -30,18 +32,18 @@ class Owner(Protocol):
 class Stream(asyncio.Transport):
     """The connection. eof_received() returning a true value keeps it open for writing."""
 
-    __slots__ = ("_is_choked", "_is_closing", "_is_reading", "_loop", "_owner", "_sock", "_unwritten")
+    __slots__ = ("_is_choked", "_is_closing", "_is_reading", "_number", "_owner", "_poller", "_sock", "_unwritten")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, owner: Owner) -> None:
-        super().__init__()
+    def __init__(self, poller: Poller, sock: socket.socket, owner: Owner) -> None:
         sock.setblocking(False)
-        self._loop = loop
+        self._poller = poller
         self._sock = sock
+        self._number = sock.fileno()
         self._owner = owner
         self._unwritten = b""
         self._is_closing = self._is_choked = False
         self._is_reading = True
-        loop.add_reader(sock.fileno(), self._readable)
+        poller.watch(self._number, self, READ)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return what asyncio calls peername, sockname and socket."""
@@ -66,12 +68,20 @@ class Stream(asyncio.Transport):
     def pause_reading(self) -> None:
         if self._is_reading and not self._is_closing:
             self._is_reading = False
-            self._loop.remove_reader(self._sock.fileno())
+            self._watch()
 
     def resume_reading(self) -> None:
         if not self._is_reading and not self._is_closing:
             self._is_reading = True
-            self._loop.add_reader(self._sock.fileno(), self._readable)
+            self._watch()
+
+    def _watch(self) -> None:
+        """Wait for what there is to wait for: a client that is not read from may still end its connection."""
+        events = (READ if self._is_reading else 0) | (WRITE if self._unwritten else 0)
+        if events:
+            self._poller.watch(self._number, self, events)
+        else:
+            self._poller.forget(self._number)
 
     def write(self, data: Any) -> None:
         """Send now what the kernel takes, the rest when it takes more. After close() nothing is taken."""
@@ -87,9 +97,10 @@ class Stream(asyncio.Transport):
                 return
             if sent == len(data):
                 return
-            data = data[sent:]
-            self._loop.add_writer(self._sock.fileno(), self._writable)
-        self._unwritten += data
+            self._unwritten = data[sent:]
+            self._watch()
+        else:
+            self._unwritten += data
         if not self._is_choked and len(self._unwritten) > HIGH_WATER:
             self._is_choked = True
             self._owner.pause_writing()
@@ -109,18 +120,16 @@ class Stream(asyncio.Transport):
         self._end(None)
 
     def _end(self, error: Exception | None) -> None:
-        number = self._sock.fileno()
-        if number < 0:
+        if self._number < 0:
             return
         self._is_closing = True
-        self._loop.remove_reader(number)
-        if self._unwritten:
-            self._loop.remove_writer(number)
-            self._unwritten = b""
+        self._poller.forget(self._number)
+        self._number = -1
+        self._unwritten = b""
         self._sock.close()
-        self._loop.call_soon(self._owner.connection_lost, error)
+        self._poller.loop.call_soon(self._owner.connection_lost, error)
 
-    def _readable(self) -> None:
+    def readable(self) -> None:
         try:
             size = self._sock.recv_into(_buffer)
         except (BlockingIOError, InterruptedError):
@@ -135,7 +144,7 @@ class Stream(asyncio.Transport):
         else:
             self.close()
 
-    def _writable(self) -> None:
+    def writable(self) -> None:
         try:
             sent = self._sock.send(self._unwritten)
         except (BlockingIOError, InterruptedError):
@@ -146,9 +155,10 @@ class Stream(asyncio.Transport):
         self._unwritten = self._unwritten[sent:]
         if self._unwritten:
             return
-        self._loop.remove_writer(self._sock.fileno())
         if self._is_closing:
             self._end(None)
-        elif self._is_choked:
+            return
+        self._watch()
+        if self._is_choked:
             self._is_choked = False
             self._owner.resume_writing()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from qmaild.runtime.poller import Poller
 from qmaild.runtime.stream import HIGH_WATER, READ_BYTES, Stream
 
 from .processes import SECONDS
@@ -52,7 +53,8 @@ class Bench:
             sock, _ = listener.accept()
         self.peer.settimeout(SECONDS)
         self.owner = Owner()
-        self.stream = Stream(self.loop, sock, self.owner)
+        self.poller = Poller(self.loop)
+        self.stream = Stream(self.poller, sock, self.owner)
 
     def until(self, is_so: Callable[[], bool]) -> None:
         async def wait() -> None:
