@@ -93,6 +93,8 @@ class Settings:
     smtpdworkers: int = setting(kinds.integer, 0, "smtpd", "SMTP server processes; 0 is one for every four processors.")
     qmqpclients: tuple[Network, ...] = setting(kinds.networks, (), "qmqpd", "Client networks that may use QMQP. None by default.")
     # --- scheduling
+    queueonly: int = setting(kinds.integer, 0, "queue",
+        "1: accept mail and keep it, deliver nothing until this is 0 again.")  # fmt: skip
     concurrencylocal: int = setting(kinds.integer, 200, "send",
         "Local deliveries at a time; 0 holds the channel. Differs: 10 in qmail, where each is a process.")  # fmt: skip
     concurrencyremote: int = setting(kinds.integer, 100, "send remote",

@@ -50,6 +50,7 @@ class Manager:
         self._timer_at = 0.0
         self._idle: asyncio.TimerHandle | None = None
         self.is_stopping = False
+        self.is_held: Callable[[], bool] = lambda: False  # an administrator wants nothing delivered now
         self._handlers: dict[type, Callable[[Any], None]] = {
             frames.Done: self._done, frames.Failed: self._failed, frames.Deferred: self._deferred,
             frames.Ended: self._ended, frames.Bounce: self._bounce,
@@ -82,7 +83,7 @@ class Manager:
     def _look(self) -> None:
         self._timer = None
         due = self._store.next_due()
-        if due is None or self.is_stopping:
+        if due is None or self.is_stopping or self.is_held():
             return
         wait = (due - self._now()) / 1e6
         if wait > 0:

@@ -48,6 +48,8 @@ class Queue:
         self._inject_uid = uid_of("inject")
         self._intake = Intake(store, commits, now, uid_of("local"), lambda: service.settings.databytes, self._trouble)
         self._quiet_until = 0.0
+        self._manager.is_held = lambda: bool(service.settings.queueonly)
+        service.on_reload = self._manager.wake
         commits.on_durable = self._manager.wake
         commits.on_failure = lambda: self._trouble("a write to the queue failed")
         service.serve("intake", self._intake_frame, self._intake.closed, self._intake.opened)
@@ -72,8 +74,9 @@ class Queue:
 
     def _status(self) -> str:
         counts = self._store.counts()
+        held = "; nothing is delivered (queueonly)" if self._service.settings.queueonly else ""
         return (f"{counts.messages} messages: {counts.new} new, {counts.waiting} waiting and {counts.out} out recipients; "
-                f"{counts.bytes_living} bytes living on {counts.bytes_disk} of disk")  # fmt: skip
+                f"{counts.bytes_living} bytes living on {counts.bytes_disk} of disk{held}")  # fmt: skip
 
     def _intake_frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
         if not isinstance(frame, frames.List):

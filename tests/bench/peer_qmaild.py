@@ -25,7 +25,7 @@ class Qmaild(Peer):
             "destinationconcurrency": "50",  # as Postfix is set
         }
         if workload.held:
-            control["concurrencyremote"] = "0"
+            control["queueonly"] = "1"
         (self.folder / "control").mkdir()
         for name, value in control.items():
             (self.folder / "control" / name).write_text(value + "\n")

@@ -50,6 +50,14 @@ class Send:
         assert self._sock is not None
         self._sock.sendall(b"".join(frames.encode(answer) for answer in answers))
 
+    def wait_for_connection(self, seconds: float) -> None:
+        """TimeoutError if the queue does not connect within so long."""
+        self._listener.settimeout(seconds)
+        try:
+            self._sock, _ = self._listener.accept()
+        finally:
+            self._listener.settimeout(SECONDS)
+
     def quiet_after(self, seconds: float) -> None:
         """Wait no longer than this for the next frame."""
         assert self._sock is not None
@@ -163,6 +171,18 @@ def test_a_deferral_is_kept_and_an_administrator_can_retry_it(queue: Running, se
     entry = json.loads(ask(queue, "list", "0", "10", "json")[1])
     assert entry["recipients"][0]["lane"] == "remote:d.test" and abs(entry["recipients"][0]["due"] * 1e6 - due) < 1e3
     assert ask(queue, "retry", str(number))[0] == 0
+    assert send.receive().number == number
+
+
+def test_queueonly_accepts_and_keeps_until_it_is_taken_back(queue: Running, send: Send) -> None:
+    (queue.control / "queueonly").write_text("1\n")
+    assert ask(queue, "reload") == (0, "")
+    number = accept(queue.client("intake"), b"c@d.test")
+    with pytest.raises(TimeoutError):
+        send.wait_for_connection(0.3)
+    assert "queueonly" in ask(queue, "status")[1]
+    (queue.control / "queueonly").unlink()
+    assert ask(queue, "reload") == (0, "")
     assert send.receive().number == number
 
 
