@@ -231,7 +231,7 @@ static void drop_the_missing(struct queue *q, const struct numbers *there)
             next = message->chain;
             if (!message->large || bsearch(&message->number, there->at, there->used, sizeof *there->at, by_number))
                 continue;
-            q->damaged++;
+            q->damaged += !state_is_over(message); /* I14: one that has ended lost its file then */
             index_drop(q, message);
         }
 }

@@ -362,6 +362,24 @@ def test_a_large_message_streams_into_a_file_of_its_own(client: Client) -> None:
     assert os.listdir(client.directory + "/large") == []
 
 
+def test_a_large_message_that_a_forward_ended_is_no_damage(client: Client) -> None:
+    staged = client.store.stage()
+    staged.write(b"body")
+    staged.sync()
+    while staged.number not in client.staged:
+        client.wait()
+        client.staged += client.store.collect().staged
+    large = client.add(b"prefix", staged=staged)
+    client.settle()
+    (job,) = client.due()
+    client.add(serves=(job.number, 0))
+    client.settle()
+    assert os.listdir(client.directory + "/large") == []
+    client.reopen()
+    assert client.store.counts().damaged == 0
+    assert large not in [summary.number for summary in client.store.messages(0, 9)]
+
+
 def test_an_aborted_or_forgotten_file_goes(client: Client) -> None:
     staged = client.store.stage()
     staged.write(b"x")
