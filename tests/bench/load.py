@@ -1,4 +1,4 @@
-"""The load: what is sent, by Postfix's smtp-source, and where it ends up. Knows no server but its port."""
+"""The load: what is sent, by Postfix's smtp-source or sender.c, and where it ends up. Knows no server but its port."""
 
 from __future__ import annotations
 
@@ -10,24 +10,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .proof import Sent
+
 BYTES = 4096
+LARGE_BYTES = 1 << 20
 USERS = ("u1", "u2", "u3", "u4")
 LOCAL_DOMAIN = "local.test"
 SINK_DOMAIN = "relay.test"
 FAN_OUT = 1000  # recipients of one message; Postfix's own limit for a transaction
 DONE_SECONDS = 300
 WARM_UP = 100  # messages before the clock starts: a server that is up is measured, not one that comes up
+WARM_UP_FAN_OUT = 2  # of 1,000 recipients each
+EVERY = 100_000  # microseconds between lone messages
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is measured. A unit is one message, or in a fan-out one delivery."""
+    """What is measured. A unit is one message, or in a fan-out one delivery.
+
+    share: of the messages asked for, how many it sends. at_once: sessions, whatever is asked for. is_lone: one message
+    at a time, by the clock; what counts is how long it takes.
+    """
 
     name: str
     forward_paths: tuple[str, ...]
     held: bool = False
     recipients: int = 1
     reuse: bool = False
+    body_bytes: int = BYTES
+    share: float = 1.0
+    at_once: int = 0
+    is_lone: bool = False
 
     @property
     def is_relayed(self) -> bool:
@@ -35,7 +48,11 @@ class Workload:
 
     def messages(self, wanted: int, sessions: int) -> int:
         """How many messages a run sends: a fan-out one for each session."""
-        return sessions if self.recipients > 1 else wanted
+        return sessions if self.recipients > 1 else max(1, round(wanted * self.share))
+
+    def warm_up(self, messages: int) -> int:
+        """How many of a run's messages are sent once more beforehand."""
+        return min(WARM_UP_FAN_OUT if self.recipients > 1 else round(WARM_UP * self.share) or 1, messages)
 
 
 _SINK = (f"user@{SINK_DOMAIN}",)
@@ -48,9 +65,11 @@ WORKLOADS = {
         Workload("maildir", _MAILDIRS),
         Workload("relay", _SINK),
         Workload("fanout", _SINK, recipients=FAN_OUT),
+        Workload("large", _SINK, held=True, body_bytes=LARGE_BYTES, share=0.1, at_once=20),
+        Workload("latency", _MAILDIRS[:1], share=0.07, at_once=1, is_lone=True),
     )
 }
-DEFAULT_WORKLOADS = ("accept", "maildir", "relay", "fanout")
+DEFAULT_WORKLOADS = ("accept", "maildir", "relay", "fanout", "large", "latency")
 
 
 class LoadError(RuntimeError):
@@ -80,7 +99,7 @@ def send(root: Path, workload: Workload, port: int, messages: int, sessions: int
 def _smtp_source(
     root: Path, workload: Workload, n: int, shares: int, port: int, messages: int, sessions: int
 ) -> list[str]:
-    argv = ["chroot", str(root), "/usr/sbin/smtp-source", "-4", "-l", str(BYTES),
+    argv = ["chroot", str(root), "/usr/sbin/smtp-source", "-4", "-l", str(workload.body_bytes),
             "-s", str(_share(sessions, shares, n)), "-m", str(_share(messages, shares, n)),
             "-f", "sender@client.test", "-t", workload.forward_paths[n]]  # fmt: skip
     if workload.reuse:
@@ -121,11 +140,38 @@ class Sink:
         self._counters.close()
 
 
-def compile_sink(folder: Path) -> Path:
-    """Build sink.c with the system's compiler and return the program."""
-    program = folder / "sink"
-    source = Path(__file__).with_name("sink.c")
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+@dataclass(frozen=True, slots=True)
+class SenderCall:
+    """How sender.c is called: messages that can be told apart by `name`, each timed; place is where they must arrive."""
+
+    program: Path
+    port: int
+    messages: int
+    forward_path: str
+    name: str
+    sessions: int = 1
+    body_bytes: int = BYTES
+    every: int = 0
+    place: Path | str = "-"
+
+
+def send_marked(call: SenderCall) -> list[Sent]:
+    """Send what `call` says and wait for every reply; what became of each message."""
+    done = subprocess.run(
+        [call.program, *map(str, (call.port, call.sessions, call.messages, call.body_bytes, call.every,
+                                  call.forward_path, call.name, call.place))],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise LoadError(f"sender: exit {done.returncode}: {done.stderr[-2000:]}")
+    return [Sent.of(line) for line in done.stdout.splitlines()]
+
+
+def compile_program(name: str, folder: Path) -> Path:
+    """Build sink.c or sender.c with the system's compiler and return the program."""
+    program = folder / name
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-pthread", "-o", program, source], check=True)
     return program
 
 

@@ -69,6 +69,11 @@ def postfix_root() -> Path:
     return base_root(RELEASE, PACKAGES, purpose="postfix", hook=ADD_USERS)
 
 
+def postfix_version() -> str:
+    argv = ["chroot", str(postfix_root()), "dpkg-query", "-Wf", "${Version}", "postfix"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
 class Postfix(Peer):
     name = "postfix"
 

@@ -20,12 +20,29 @@ from pathlib import Path
 
 from tests.system.roots import CACHE, RootError
 
-from .load import DEFAULT_WORKLOADS, WARM_UP, WORKLOADS, LoadError, Sink, Workload, compile_sink, send
-from .measure import Result, closing_lines, median
+from . import results as report
+from .load import (
+    DEFAULT_WORKLOADS,
+    EVERY,
+    LARGE_BYTES,
+    WORKLOADS,
+    LoadError,
+    SenderCall,
+    Sink,
+    Workload,
+    compile_program,
+    send,
+    send_marked,
+)
+from .measure import Result, comparisons, median, percentile
 from .peer import Peer, free_port
-from .peer_postfix import Postfix, postfix_root
+from .peer_postfix import Postfix, postfix_root, postfix_version
 from .peer_qmaild import Qmaild
+from .tracing import Proof, processes_of, prove
 
+PROOF_MESSAGES = 300
+PROOF_LARGE = 40  # the trace has every byte of them twice
+PROOF_SESSIONS = 20
 SETTLE = 0.3  # what a server still does right after the last message belongs to its cost
 
 
@@ -41,8 +58,13 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--workloads", type=words, default=list(DEFAULT_WORKLOADS), help=",".join(WORKLOADS))
     parser.add_argument("--sessions", type=words, default=["20", "100"], help="20,100")
     parser.add_argument("--only", choices=("qmaild", "postfix"), help="one side alone, without closing lines")
-    parser.add_argument("--rest", type=float, default=10, help="seconds between runs that delete files (10)")
+    parser.add_argument("--rest", type=float, default=5, help="seconds between runs that delete files (5)")
     parser.add_argument("--json", type=Path, help="also write every run there")
+    parser.add_argument(
+        "--proof", action=argparse.BooleanOptionalAction, default=True,
+        help="first trace qmaild: is every 250 behind the sync of its message? (yes)",
+    )
+    parser.add_argument("--results", type=Path, nargs="?", const=report.FILE, help="also write the section of RESULTS.md")
     parser.add_argument(
         "--folder", type=Path, default=CACHE / "bench", help="where to work: the disk measured"
     )
@@ -67,29 +89,63 @@ def workplace(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def one_run(peer: Peer, workload: Workload, wanted: int, sessions: int) -> Result:
+def one_run(peer: Peer, workload: Workload, wanted: int, sessions: int, sender: Path) -> Result:
     """Start a peer, warm it up, measure one load, stop it."""
     messages = workload.messages(wanted, sessions)
-    warm_up = min(WARM_UP, messages)
+    warm_up = workload.warm_up(messages)
     root = postfix_root()
+    taken: list[float] = []
     try:
         peer.start(workload)
         send(root, workload, peer.port, warm_up, min(sessions, warm_up))
         peer.wait_done(workload, warm_up)
         time.sleep(SETTLE)
         cpu, begun = peer.group.seconds(), time.monotonic()
-        send(root, workload, peer.port, messages, sessions)
+        if workload.is_lone:
+            taken = send_lone(peer, workload, messages, sender)
+        else:
+            send(root, workload, peer.port, messages, sessions)
         peer.wait_done(workload, warm_up + messages)
         seconds = time.monotonic() - begun
         time.sleep(SETTLE)
         cpu = peer.group.seconds() - cpu
     finally:
         peer.stop()
-    return Result(peer.name, workload.name, sessions, messages * workload.recipients, seconds, cpu)
+    latencies = (percentile(taken, 0.5), percentile(taken, 0.99)) if taken else (0.0, 0.0)
+    units = messages * workload.recipients
+    return Result(peer.name, workload.name, sessions, units, seconds, cpu, workload.body_bytes, *latencies)
 
 
-def measure(given: argparse.Namespace, folder: Path) -> list[Result]:
-    program = compile_sink(folder)
+def send_lone(peer: Peer, workload: Workload, messages: int, sender: Path) -> list[float]:
+    """Send one message at a time, by the clock; milliseconds from before connect() to the file, of each."""
+    call = SenderCall(sender, peer.port, messages, workload.forward_paths[0], "lone", every=EVERY, place=peer.maildirs()[0])
+    sent = send_marked(call)
+    if not all(each.placed for each in sent):
+        raise LoadError(f"{peer.name}: a lone message did not arrive")
+    return [each.placed / 1000 for each in sent]
+
+
+def proofs(sink: Sink, folder: Path, sender: Path) -> list[Proof]:
+    """qmaild under strace: small messages, then large ones. Its figures are no figures: a tracer slows it down."""
+    workload = WORKLOADS["accept"]
+    peer = Qmaild(folder / "proof", sink)
+    found = []
+    try:
+        peer.start(workload)
+        send_marked(SenderCall(sender, peer.port, 1, workload.forward_paths[0], "warm"))
+        for name, messages, size in (("small", PROOF_MESSAGES, workload.body_bytes), ("large", PROOF_LARGE, LARGE_BYTES)):
+            call = SenderCall(sender, peer.port, messages, workload.forward_paths[0], name, PROOF_SESSIONS, size)
+            found.append(prove(processes_of(peer.group.processes(), "queue", "smtpd"), call, folder))
+            print(found[-1].line(), flush=True)
+    finally:
+        peer.stop()
+    if faults := [fault for proof in found for fault in proof.faults]:
+        raise LoadError("a 250 came before its sync had returned:\n" + "\n".join(faults[:10]))
+    return found
+
+
+def measure(given: argparse.Namespace, folder: Path) -> tuple[list[Result], list[Proof]]:
+    sender, program = compile_program("sender", folder), compile_program("sink", folder)
     sink = Sink(program, free_port(), folder)
     sides: dict[str, Callable[[Path], Peer]] = {
         "qmaild": lambda place: Qmaild(place, sink),
@@ -97,21 +153,29 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Result]:
     }
     chosen = [given.only] if given.only else list(sides)
     results: list[Result] = []
+    proven: list[Proof] = []
     try:
-        for name in given.workloads:
-            for sessions in given.sessions:
-                for _ in range(given.runs):
-                    for side in chosen:
-                        if results and not WORKLOADS[results[-1].workload].held:
-                            os.sync()
-                            time.sleep(given.rest)
-                        # A short name: paths of sockets end at 107 bytes.
-                        peer = sides[side](folder / f"{side[0]}{len(results)}")
-                        results.append(one_run(peer, WORKLOADS[name], given.messages, sessions))
-                        print(results[-1].line(), flush=True)
+        if given.proof and "qmaild" in chosen:
+            proven = proofs(sink, folder, sender)
+        for name, sessions in plan(given):
+            for side in chosen * given.runs:
+                if results and not WORKLOADS[results[-1].workload].held:
+                    os.sync()
+                    time.sleep(given.rest)
+                # A short name: paths of sockets end at 107 bytes.
+                peer = sides[side](folder / f"{side[0]}{len(results)}")
+                results.append(one_run(peer, WORKLOADS[name], given.messages, sessions, sender))
+                print(results[-1].line(), flush=True)
     finally:
         sink.stop()
-    return results
+    return results, proven
+
+
+def plan(given: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """What is measured: workloads and how many sessions each has."""
+    for name in given.workloads:
+        for sessions in [WORKLOADS[name].at_once] if WORKLOADS[name].at_once else given.sessions:
+            yield name, sessions
 
 
 def summary(results: list[Result]) -> Iterator[str]:
@@ -120,7 +184,7 @@ def summary(results: list[Result]) -> Iterator[str]:
         same = [r for r in results if (r.peer, r.workload, r.sessions) == (peer, workload, sessions)]
         middle = median(same)
         yield (f"median {workload} sessions={sessions} peer={peer} runs={len(same)} "
-               f"rate={middle.rate:.0f}/s cpu_ms={middle.cpu_ms:.3f}")  # fmt: skip
+               f"{middle.text()}")  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -130,13 +194,18 @@ def main(argv: list[str]) -> int:
         return 100
     try:
         with workplace(given.folder) as folder:
-            results = measure(given, folder)
+            results, proven = measure(given, folder)
+            compared = comparisons(results)
+            if given.results:
+                versions = {} if given.only == "qmaild" else {"Postfix": postfix_version()}
+                text = report.benchmark(results, compared, [each.line() for each in proven], folder, versions)
+                report.write_section("Benchmark", text, given.results)
     except (LoadError, RootError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 111
     if given.json:
         given.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    for line in [*summary(results), *closing_lines(results)]:
+    for line in [*summary(results), *(each.line() for each in compared)]:
         print(line)
     return 0
 

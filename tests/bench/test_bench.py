@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from . import load
-from .load import WORKLOADS, LoadError, Sink, _share, await_count, compile_sink, count_files
-from .measure import CpuGroup, Result, closing_lines
+from .load import WORKLOADS, LoadError, Sink, _share, await_count, compile_program, count_files
+from .measure import CpuGroup, Result, comparisons, percentile
 from .peer import free_port
 
 
@@ -23,12 +23,26 @@ def result(peer: str, seconds: float, cpu: float, workload: str = "accept", sess
 def test_a_closing_line_compares_the_medians_of_both_sides() -> None:
     results = [result("qmaild", s, c) for s, c in ((1, 1), (2, 2), (10, 50))]
     results += [result("postfix", s, c) for s, c in ((5, 5), (4, 4), (4, 4))]
-    assert closing_lines(results) == ["bench accept sessions=20 rate_ratio=2.00 cpu_ratio=0.50"]
+    assert [each.line() for each in comparisons(results)] == ["bench accept sessions=20 rate_ratio=2.00 cpu_ratio=0.50"]
 
 
 def test_what_only_one_side_has_run_has_no_closing_line() -> None:
     results = [result("qmaild", 1, 1), result("postfix", 1, 1, sessions=100), result("qmaild", 1, 1, "relay")]
-    assert closing_lines(results) == []
+    assert [each.line() for each in comparisons(results)] == []
+
+
+def test_lone_messages_are_compared_by_how_long_they_take() -> None:
+    sides = {"qmaild": 2.0, "postfix": 8.0}
+    results = [Result(peer, "latency", 1, 200, 20, 1, p50_ms=ms, p99_ms=ms + 2) for peer, ms in sides.items()]
+    assert [each.line() for each in comparisons(results)] == [
+        "bench latency sessions=1 p50_ratio=0.25 p99_ratio=0.40 cpu_ratio=1.00"
+    ]
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    values = [float(n) for n in range(200, 0, -1)]
+    assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1.0)) == (100.0, 198.0, 200.0)
+    assert percentile([3.0], 0.5) == 3.0
 
 
 def test_shares_of_a_load_add_up() -> None:
@@ -67,7 +81,7 @@ def test_a_control_group_counts_processes_that_have_ended() -> None:
 
 @pytest.fixture(scope="module")
 def sink_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_sink(tmp_path_factory.mktemp("sink"))
+    return compile_program("sink", tmp_path_factory.mktemp("sink"))
 
 
 BODIES = {
@@ -97,4 +111,4 @@ def test_the_sink_counts_recipients_of_whole_messages(sink_program: Path, tmp_pa
 def test_every_workload_has_forward_paths_and_only_a_fan_out_ignores_the_number_of_messages() -> None:
     for workload in WORKLOADS.values():
         assert all("@" in path for path in workload.forward_paths)
-        assert workload.messages(500, 20) == (20 if workload.name == "fanout" else 500)
+        assert workload.messages(500, 20) == (20 if workload.name == "fanout" else 500 * workload.share)
