@@ -35,12 +35,14 @@ class Manager:
     """The queue's end of manage. wake() whenever something may have become due."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, store: Store, commits: Commits, now: Callable[[], int], path: str
-    ) -> None:
+        self, loop: asyncio.AbstractEventLoop, store: Store, commits: Commits, now: Callable[[], int], path: str,
+        believed: Callable[[int], int],
+    ) -> None:  # fmt: skip
         self._loop = loop
         self._store = store
         self._commits = commits
         self._now = now
+        self._believed = believed  # a birth, by the clock as it is now
         self._path = path
         self._channel: Channel | None = None
         self._out: dict[int, tuple[int, int]] = {}  # number: (recipients not answered yet, bytes of its content)
@@ -122,16 +124,17 @@ class Manager:
         self._out[job.number] = (left + len(job.recipients), before + held)
         self._out_bytes += held
         rides = int(descriptor >= 0)
+        birth = self._believed(job.birth)
         assert self._channel is not None
         addresses = [address for _, address in job.recipients]
         if job.kind == "attempt":
             indexes = [index for index, _ in job.recipients]
-            self._channel.send(frames.Job(job.number, job.birth, job.flags, job.origin, job.sender, indexes, addresses,
+            self._channel.send(frames.Job(job.number, birth, job.flags, job.origin, job.sender, indexes, addresses,
                                           job.size, content, rides), descriptor)  # fmt: skip
         else:
             notes = _bounded([note for _, _, note in job.notes])
             failed = [address for _, address, _ in job.notes]
-            self._channel.send(frames.Finish(job.number, job.birth, job.flags, job.origin, job.sender, failed, notes,
+            self._channel.send(frames.Finish(job.number, birth, job.flags, job.origin, job.sender, failed, notes,
                                              job.size, content, rides), descriptor)  # fmt: skip
 
     def _content(self, job: Job) -> tuple[bytes, int]:

@@ -15,15 +15,20 @@ from qmaild.queue.manager import Manager
 from qmaild.queue.store import Store, StoreError
 from qmaild.runtime import journal, paths, system
 from qmaild.runtime.channel import Channel
+from qmaild.runtime.clock import JUMP, Clock
 from qmaild.runtime.service import Service, run
 
 TROUBLE_SECONDS = 30.0  # one record of storage trouble in this time; clients hear of each refusal
 LIST_LIMIT = 1000  # messages in one answer; qmailctl asks again
 
 
-def now() -> int:
-    """Microseconds since the epoch."""
-    return time.time_ns() // 1000
+def newest_change(directory: str) -> int:
+    """Return when a segment of the queue was last written, in microseconds since the epoch; 0 if there is none."""
+    try:
+        with os.scandir(os.path.join(directory, "segments")) as entries:
+            return max((entry.stat().st_mtime_ns // 1000 for entry in entries), default=0)
+    except OSError:
+        return 0  # the store itself says what is wrong
 
 
 def uid_of(service: str) -> int:
@@ -41,9 +46,13 @@ class Queue:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._clock = Clock()
+        was_later = newest_change(paths.queue_directory()) > self._clock.now() + JUMP
         self._store = store = Store.open(paths.queue_directory())
         self._commits = commits = Commits(service.loop, store)
-        self._manager = Manager(service.loop, store, commits, now, paths.socket_of("manage"))
+        now = self._clock.now
+        self._manager = Manager(service.loop, store, commits, now, paths.socket_of("manage"), self._clock.believed)
+        self._clock.on_jump = self._jumped
         # Only local may say which delivery a forward finishes; only inject may ask what a user has queued.
         self._inject_uid = uid_of("inject")
         self._intake = Intake(store, commits, now, uid_of("local"), lambda: service.settings.databytes, self._trouble)
@@ -60,6 +69,8 @@ class Queue:
         service.on_stop = self._manager.close
         service.on_exit = store.close
         self._report_damage()
+        if was_later:
+            self._jumped(-JUMP)
         self._manager.wake()
 
     def _report_damage(self) -> None:
@@ -71,6 +82,13 @@ class Queue:
         if time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + TROUBLE_SECONDS
             journal.record(events.STORAGE, text=text)
+
+    def _jumped(self, jump: int) -> None:
+        """The clock was set. Due times are of the clock as it was: after a step back they might be far away."""
+        journal.note(journal.WARNING, f"the clock was set {'back' if jump < 0 else 'forward'}")
+        if jump < 0:
+            self._service.loop.call_soon(self._store.retry_all)
+        self._service.loop.call_soon(self._manager.wake)
 
     def _status(self) -> str:
         counts = self._store.counts()
