@@ -67,6 +67,16 @@ check: need-test build $(RUFF)
 $(RUFF):
 	@$(PYTHON) -m venv build/ruff && build/ruff/bin/pip install -q --retries 1 ruff==0.17.* || echo "ruff cannot be installed here"
 
+# Crowds of clients at the SMTP door, and hours of mixed traffic in a booted machine: nothing is lost, no service grows.
+
+crowd: need-test build
+	CROWD=$(or $(CROWD),5000) $(PYTEST) -s tests/unit/test_crowd.py
+
+# All that takes long: every one of these targets that there is, then HOURS of traffic.
+LONG = crowd
+soak: need-test build $(LONG)
+	$(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2)
+
 bench: need-test build
 	$(PYTHON) -m tests.bench.run
 
@@ -84,4 +94,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: all need-run need-test build run test unit protocol crash packaging system check bench deb clean
+.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd soak bench deb clean
