@@ -44,7 +44,8 @@ class Kind(NamedTuple):
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
     """What one sender does. `door` is smtp, qmqp or sendmail; `most` is of messages in a session, `pause` the mean
-    seconds between two of them; after `seconds` it tries nothing more."""
+    seconds between two of them, `trickle` the seconds that an SMTP message's contents take. After `seconds` it
+    tries nothing more."""
 
     name: str
     messages: int
@@ -54,6 +55,7 @@ class Plan:
     sessions: int = 20
     most: int = 20
     pause: float = 0.0
+    trickle: float = 0.0
     seconds: float = 600.0
     seed: int = 1
     first: int = 0
@@ -87,6 +89,7 @@ class Outcomes:
         self.cut: dict[str, str] = {}  # id: state:how
         self.sessions: Counter[str] = Counter()
         self.ends: list[Cut] = []
+        self.longest_greeting = 0.0  # seconds from connecting
         for line in text.splitlines():
             time, what, first, *rest = line.split("\t")
             if what == "accepted":
@@ -96,6 +99,8 @@ class Outcomes:
                 self.sessions[f"{first} {rest[0]}"] += 1
                 if first != "quit":
                     self.ends.append(Cut(float(time), first, rest[0]))
+            elif what == "greeting":
+                self.longest_greeting = float(first)
             elif what == "cut":
                 self.cut[first] = rest[0]
             else:
@@ -117,6 +122,7 @@ class Load:
         self._process = process
         self._path = path
         self._is_inside = is_inside
+        self._looked_to = self._accepted = 0
         assert process.stdin is not None
         process.stdin.write(json.dumps(dataclasses.asdict(plan)).encode())
         process.stdin.close()
@@ -148,6 +154,16 @@ class Load:
         """What is known so far."""
         text = self._path.read_text()
         return Outcomes(text[: text.rfind("\n") + 1])
+
+    def accepted(self) -> int:
+        """How many submissions have been accepted so far. Cheap: each line is looked at once."""
+        with self._path.open("rb") as file:
+            file.seek(self._looked_to)
+            new = file.read()
+        new = new[: new.rfind(b"\n") + 1]
+        self._looked_to += len(new)
+        self._accepted += new.count(b"\taccepted\t")
+        return self._accepted
 
     def wait(self, timeout: float = 600) -> Outcomes:
         """Let it send everything."""

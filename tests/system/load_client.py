@@ -8,6 +8,7 @@ inside a machine (sendmail). load.py has the plan's fields, starts this program 
     TIME accepted ID RECIPIENTS          the promise was given: from here on it must arrive
     TIME temporary|permanent ID REPLY    it was refused; another submission of the message follows a temporary one
     TIME cut ID STATE:HOW                the session ended before an answer; whether it was taken nobody knows
+    TIME greeting SECONDS                the longest time so far from connecting to the greeting
     TIME session END STATE               how a session ended, and after which command: quit, 421, refused, reset,
                                          closed (no reply, no reset), timeout, left (by us, after a partial refusal)
 
@@ -22,6 +23,7 @@ import contextlib
 import hashlib
 import json
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -33,6 +35,7 @@ from typing import Any
 CLIENT_DOMAIN = "client.test"
 TIMEOUT_SECONDS = 60.0
 PAUSE_SECONDS = 0.3  # before the same session tries again after a failure
+TRICKLES = 20  # pieces of a message that is sent slowly
 VARIETIES = 3  # different contents of each size
 
 
@@ -64,6 +67,7 @@ class Sender:
         self.next = plan.get("first", 0)
         self.end = self.next + plan["messages"]
         self.unsettled = 0
+        self.longest = 0.0  # seconds from connecting to a greeting
         self.is_ending = False
         self.give_up = time.monotonic() + plan["seconds"]
         self.bodies: dict[tuple[int, int, bool], tuple[bytes, bytes]] = {}
@@ -108,6 +112,12 @@ class Sender:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
+    def greeted(self, seconds: float) -> None:
+        """A greeting came after so long: those that were longest are said."""
+        if seconds > self.longest:
+            self.longest = seconds
+            self.say("greeting", f"{seconds:.3f}")
+
     def message(self, number: int, attempt: int, is_wire: bool) -> tuple[str, list[str], bytes]:
         """The id, the recipients and the whole message, as lines of CRLF and dots doubled if it goes by SMTP."""
         plan = self.plan
@@ -130,6 +140,7 @@ class Smtp:
     def __init__(self, host: str, rng: random.Random) -> None:
         self.is_pipelined = rng.random() < 0.5
         self.state = "connect"
+        begun = time.monotonic()
         try:
             self.sock = socket.create_connection((host, 25), TIMEOUT_SECONDS)
         except OSError as error:
@@ -137,6 +148,7 @@ class Smtp:
         self.file = self.sock.makefile("rb")
         try:
             self.expect("greeting", "220")
+            self.waited = time.monotonic() - begun
             self.say("ehlo", f"EHLO {CLIENT_DOMAIN}", "250")
         except (Refused, Ended) as error:
             self.close()
@@ -176,7 +188,8 @@ class Smtp:
         self.send(state, command.encode() + b"\r\n")
         self.expect(state, wanted)
 
-    def submit(self, own: str, recipients: list[str], message: bytes) -> None:
+    def submit(self, own: str, recipients: list[str], message: bytes, seconds: float = 0) -> None:
+        """`seconds`: how long the contents take, in pieces."""
         commands = [("mail", f"MAIL FROM:<{reverse_path(own)}> BODY=8BITMIME", "250")]
         commands += [("rcpt", f"RCPT TO:<{each}>", "250") for each in recipients]
         commands.append(("data", "DATA", "354"))
@@ -189,8 +202,17 @@ class Smtp:
             except Refused:
                 self.say("rset", "RSET", "250")
                 raise
-        self.send("body", message + b".\r\n")
+        if seconds:
+            self._trickle(message, seconds)
+        self.send("body", b".\r\n" if seconds else message + b".\r\n")
         self.expect("body", "250")
+
+    def _trickle(self, message: bytes, seconds: float) -> None:
+        step = len(message) // TRICKLES + 1
+        for begin in range(0, len(message), step):
+            self.send("body", message[begin : begin + step])
+            if select.select([self.sock], [], [], seconds / TRICKLES)[0]:
+                return  # it says something before the end: the reply, or what took its place, is read next
 
     def _pipelined(self, commands: list[tuple[str, str, str]]) -> None:
         self.send("mail", b"".join([command.encode() + b"\r\n" for _, command, _ in commands]))
@@ -305,18 +327,19 @@ class Session(threading.Thread):
             self.end_session()
 
     def submit(self, own: str, recipients: list[str], message: bytes) -> None:
-        door = self.plan["door"]
+        sender, door = self.sender, self.plan["door"]
         if door == "sendmail":
             submit_sendmail(own, recipients, message)
         elif door == "qmqp":
             submit_qmqp(self.plan["host"], own, recipients, message)
-            self.sender.say("session", "quit", "package")
+            sender.say("session", "quit", "package")
         else:
             if not self.smtp:
                 self.smtp = Smtp(self.plan["host"], self.rng)
+                sender.greeted(self.smtp.waited)
                 self.left = self.rng.randint(1, self.plan["most"])
             self.left -= 1
-            self.smtp.submit(own, recipients, message)
+            self.smtp.submit(own, recipients, message, self.plan["trickle"])
 
     def end_session(self) -> None:
         assert self.smtp

@@ -112,6 +112,11 @@ class Machine:
     def is_running(self) -> bool:
         return self._nspawn is not None and self._nspawn.poll() is None
 
+    @property
+    def pid1(self) -> int:
+        """The machine's PID 1 as the host counts; 0 while it does not run."""
+        return self._pid1
+
     def boot(self) -> None:
         """Start PID 1 and wait until it has started everything it should."""
         assert not self.is_running, f"{self.name} runs already"
