@@ -7,7 +7,7 @@
    Input is read first and the connection made when it ends (or no longer fits): a caller that writes for hours holds
    nothing open. What cannot be read whole is never sent as if it were: no end is said, and the service drops it.
 
-   The frames are those of qmaild/protocol/frames.py: netstrings of a letter and its fields, each a netstring.
+   The frames are those of qmaild/protocol/frames.py: netstrings of a letter, a head (integers, and lengths of bytes) and bytes.
        v VERSION ROLE       I TAG PROGRAM ARGUMENTS ENVIRONMENT       + TAG BYTES       . TAG       (ours)
        v VERSION ROLE       > TAG STREAM BYTES                        x TAG CODE                    (the service's)
 
@@ -27,7 +27,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define FRAMES_VERSION "1"        /* frames.VERSION */
+#define HELLO "v2,10:sendclient"  /* frames.VERSION, and who we are */
 #define INVOKE_LIMIT (1u << 20)   /* arguments and variables together; the service takes no larger frame of them */
 #define CHUNK (64u << 10)         /* one Data frame */
 #define HELD (4 * CHUNK)          /* input kept before the connection is made */
@@ -99,34 +99,37 @@ static const char *netstring(const char **place, const char *end, size_t *length
     return at + 1;
 }
 
-/* The number in these digits, 0 to 255. -1: it is none, and must not be taken for the 0 that means success. */
-static int number(const char *digits, size_t length) {
-    int value = 0;
-    if (length == 0 || length > 3)
-        return -1;
-    for (size_t n = 0; n < length; n++) {
-        if (digits[n] < '0' || digits[n] > '9')
-            return -1;
-        value = value * 10 + (digits[n] - '0');
+/* The head of a frame at `at`, behind the letter: three numbers at most. The answer is how many, 0 if it is no head; *bytes is
+   what stands behind it. A number that is too large for any frame of ours is refused, not cut. */
+static int head(const char *at, const char *end, long number[3], const char **bytes) {
+    for (int n = 0; n < 3; n++, at++) {
+        const char *begin = at;
+        for (number[n] = 0; at < end && *at >= '0' && *at <= '9' && at - begin < 9; at++)
+            number[n] = number[n] * 10 + (*at - '0');
+        if (at == begin || at == end)
+            return 0;
+        if (*at == ':') {
+            *bytes = at + 1;
+            return n + 1;
+        }
+        if (*at != ',')
+            return 0;
     }
-    return value <= 255 ? value : -1;
+    return 0;
 }
 
 /* Act on one frame of the service: print output, or end with its code. */
 static void obey(const char *frame, const char *end) {
-    const char *field[3] = {NULL, NULL, NULL};
-    size_t length[3] = {0, 0, 0};
-    const char *place = frame + 1;
-    for (int n = 0; n < 3 && place < end; n++)
-        if (!(field[n] = netstring(&place, end, &length[n])))
-            fail(self->lost, "the mail service answered with something that is no frame");
-    if (*frame == 'x' && field[1] && number(field[1], length[1]) >= 0)
-        exit(number(field[1], length[1]));
+    const char *bytes = NULL;
+    long number[3] = {0, 0, 0};
+    int numbers = head(frame + 1, end, number, &bytes);
+    if (*frame == 'x' && numbers == 2 && number[1] <= 255 && bytes == end)
+        exit((int)number[1]);
     if (*frame == 'v')
         fail(self->lost, "the mail service is of another version than this program");
-    if (*frame != '>' || !field[2])
+    if (*frame != '>' || numbers != 3 || number[2] != end - bytes)
         fail(self->lost, "the mail service answered with something that is no frame");
-    print(number(field[1], length[1]) == 2 ? 2 : 1, field[2], length[2]);
+    print(number[1] == 2 ? 2 : 1, bytes, (size_t)number[2]);
 }
 
 /* Read what the service has to say (waiting for it if nothing is there) and obey it. */
@@ -195,21 +198,17 @@ static void flush(void) {
 
 /* Add a frame of letter, tag and (if not NULL) one field of bytes; what is held is sent when this has no room. */
 static void put(char letter, int tag, const char *bytes, size_t length) {
-    char head[64], fields[48];
-    int before = snprintf(fields, sizeof fields, "%c1:%d,", letter, tag);
-    if (bytes)
-        before += snprintf(fields + before, sizeof fields - (size_t)before, "%zu:", length);
-    size_t all = (size_t)before + (bytes ? length + 1 : 0);
-    int size = snprintf(head, sizeof head, "%zu:%s", all, fields);
-    if (held_used + (size_t)size + length + 2 > sizeof held)
+    char head[40], start[64];
+    int before = bytes ? snprintf(head, sizeof head, "%c%d,%zu:", letter, tag, length)
+                       : snprintf(head, sizeof head, "%c%d:", letter, tag);
+    int size = snprintf(start, sizeof start, "%zu:%s", (size_t)before + length, head);
+    if (held_used + (size_t)size + length + 1 > sizeof held)
         flush();
-    memcpy(held + held_used, head, (size_t)size);
+    memcpy(held + held_used, start, (size_t)size);
     held_used += (size_t)size;
-    if (bytes) {
+    if (length)
         memcpy(held + held_used, bytes, length);
-        held_used += length;
-        held[held_used++] = ',';
-    }
+    held_used += length;
     held[held_used++] = ',';
 }
 
@@ -309,6 +308,7 @@ static void append_list_file(struct run *run) {
 /* Hello and Invoke into what is held (or, if they are large, out). */
 static void introduce(int argc, char **argv) {
     struct run arguments = {0}, environment = {0}, body = {0}, frame = {0};
+    char head[96];
     for (int n = 1; n < argc; n++)
         append_netstring(&arguments, argv[n], strlen(argv[n]));
     for (size_t n = 0; n < sizeof variables / sizeof *variables; n++) {
@@ -323,11 +323,11 @@ static void introduce(int argc, char **argv) {
         free(text.bytes);
     }
     append_list_file(&environment);
-    append(&body, "I1:1,", 5);
-    append_netstring(&body, self->name, strlen(self->name));
-    append_netstring(&body, arguments.bytes ? arguments.bytes : "", arguments.used);
-    append_netstring(&body, environment.bytes ? environment.bytes : "", environment.used);
-    append(&frame, "19:v1:" FRAMES_VERSION ",10:sendclient,,", 23);
+    append(&body, head, (size_t)snprintf(head, sizeof head, "I1,%zu,%zu,%zu:%s", strlen(self->name), arguments.used,
+                                         environment.used, self->name));
+    append(&body, arguments.bytes, arguments.used);
+    append(&body, environment.bytes, environment.used);
+    append_netstring(&frame, HELLO, strlen(HELLO));
     append_netstring(&frame, body.bytes, body.used);
     if (frame.used <= 4096) {
         memcpy(held, frame.bytes, frame.used);

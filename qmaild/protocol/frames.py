@@ -1,8 +1,10 @@
 """Every message the components exchange: its letter, its fields, its version. Knows bytes, not sockets.
 
-A frame on the wire is one netstring: a letter, then each field as a netstring. A list is a run of netstrings
-inside its field. A frame whose class has the field `descriptor` carries that many descriptors (0 or 1)
-beside its bytes. `tag` is the asker's own number, given back in the answer.
+A frame on the wire is one netstring: a letter, a head and what the head counts. The head has a number for each field,
+the field itself if it is an integer, else its length: `d4511,1:0` is Done(4511, [0]). The bytes of the fields that are
+no integers stand behind it, one after the other; a list of bytes is a run of netstrings. A frame whose class has the
+field `descriptor` carries that many descriptors (0 or 1) beside its bytes. `tag` is the asker's own number, given back
+in the answer.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from typing import Any, NamedTuple, get_type_hints
 
 from qmaild.protocol import netstring
 
-VERSION = 1  # raised whenever a field of any frame changes
+VERSION = 2  # raised whenever a field of any frame changes
 MAX_FRAME = 16 << 20  # 100,000 recipients of a list message in one envelope fit
+MAX_DIGITS = 20  # of one number
+MAX_HEAD = 256  # bytes of all numbers of one frame
 INLINE_BYTES = 64 << 10  # a content up to here rides inside its frame, a longer one beside it as a descriptor
 
 SUCCESS, TEMPORARY, PERMANENT = b"K", b"Z", b"D"  # the three outcomes, as qmail wrote them
@@ -357,63 +361,90 @@ LETTERS: dict[bytes, type[Frame]] = {
 }  # fmt: skip
 
 
-def _integer(field: bytes) -> int:
-    digits = field[1:] if field[:1] == b"-" else field
-    if not digits.isdigit() or len(digits) > 20:
-        raise FrameError("expected an integer of at most 20 digits")
-    return int(field)
+_NUMBERS = b"0123456789,-"
+
+_Write = Callable[[Any], bytes]
+_Read = Callable[[bytes], Any]
 
 
-_WRITE: dict[object, Callable[[Any], bytes]] = {
-    int: lambda value: b"%d" % value,
-    bytes: bytes,
-    list[int]: lambda value: b",".join([b"%d" % each for each in value]),
-    list[bytes]: netstring.encode_all,
+def _integers(digits: bytes) -> list[int]:
+    """Return the numbers in `1,-2,3`. ValueError: they are none, or too long for one."""
+    if digits.translate(None, _NUMBERS):  # int() would take blanks and underscores
+        raise FrameError("expected integers")
+    numbers = digits.split(b",")
+    if len(digits) > MAX_DIGITS and max(map(len, numbers)) > MAX_DIGITS:
+        raise FrameError(f"expected integers of at most {MAX_DIGITS} digits")
+    return list(map(int, numbers))
+
+
+# How the bytes of a field are made and read; None: it is a number, and the head says it all.
+_FIELDS: dict[object, tuple[_Write, _Read] | None] = {
+    int: None,
+    bytes: (bytes, bytes),
+    list[int]: (
+        lambda value: b",".join([b"%d" % each for each in value]),
+        lambda field: _integers(field) if field else [],
+    ),
+    list[bytes]: (netstring.encode_all, netstring.split),
 }
-_READ: dict[object, Callable[[bytes], Any]] = {
-    int: _integer,
-    bytes: lambda field: field,
-    list[int]: lambda field: [_integer(each) for each in field.split(b",")] if field else [],
-    list[bytes]: netstring.split,
-}
 
 
-def _compile() -> tuple[dict[type, tuple[bytes, tuple[Any, ...]]], dict[bytes, tuple[Any, tuple[Any, ...]]]]:
-    writers: dict[type, tuple[bytes, tuple[Any, ...]]] = {}
-    readers: dict[bytes, tuple[Any, tuple[Any, ...]]] = {}
+class _Shape(NamedTuple):
+    """Of one frame class: its head as a format, and how its fields' bytes are made and read."""
+
+    kind: Any
+    head: bytes
+    fields: tuple[tuple[_Write, _Read] | None, ...]
+
+
+def _compile() -> tuple[dict[type, _Shape], dict[bytes, _Shape]]:
+    by_kind: dict[type, _Shape] = {}
+    by_letter: dict[bytes, _Shape] = {}
     for letter, kind in LETTERS.items():
-        hints = list(get_type_hints(kind).values())
-        writers[kind] = (letter, tuple(_WRITE[hint] for hint in hints))
-        readers[letter] = (kind, tuple(_READ[hint] for hint in hints))
-    return writers, readers
+        fields = tuple(_FIELDS[hint] for hint in get_type_hints(kind).values())
+        shape = _Shape(kind, letter + b",".join([b"%d"] * len(fields)) + b":", fields)
+        by_kind[kind] = by_letter[letter] = shape
+    return by_kind, by_letter
 
 
-_WRITERS, _READERS = _compile()
+_BY_KIND, _BY_LETTER = _compile()
 
 
 def encode(frame: Frame) -> bytes:
     """Return the frame as the bytes of one netstring."""
-    letter, writers = _WRITERS[type(frame)]
-    parts = [letter]
-    for write, value in zip(writers, frame, strict=True):
-        field = write(value)
-        parts.append(b"%d:" % len(field))
-        parts.append(field)
-        parts.append(b",")
+    _, head, fields = _BY_KIND[type(frame)]
+    numbers: list[int] = []
+    parts = [b""]
+    for field, value in zip(fields, frame, strict=True):
+        if field is not None:
+            value = field[0](value)
+            parts.append(value)
+            value = len(value)
+        numbers.append(value)
+    parts[0] = head % tuple(numbers)
     payload = b"".join(parts)
     return b"%d:%b," % (len(payload), payload)
 
 
 def decode(payload: bytes) -> Any:
     """Return the frame in one netstring's content. Anything that is not a frame of this version raises FrameError."""
-    known = _READERS.get(payload[:1])
-    if known is None:
+    shape = _BY_LETTER.get(payload[:1])
+    if shape is None:
         raise FrameError(f"no frame begins with {payload[:1]!r}")
-    kind, readers = known
+    kind, _, fields = shape
     try:
-        fields = netstring.split(payload[1:])
-        if len(fields) != len(readers):
-            raise FrameError(f"{kind.__name__} has {len(readers)} fields, not {len(fields)}")
-        return kind(*[read(field) for read, field in zip(readers, fields, strict=True)])
-    except ValueError as error:
+        end = payload.find(b":", 1, MAX_HEAD)
+        values: list[Any] = _integers(payload[1:end])
+        place = end + 1
+        for number, field in enumerate(fields):
+            if field is not None:
+                length = values[number]
+                begin, place = place, place + length
+                if length < 0:
+                    raise FrameError("a field of less than no bytes")
+                values[number] = field[1](payload[begin:place])
+        if place != len(payload) or len(values) != len(fields) or end < 0:
+            raise FrameError("its fields are not as long as it says")
+        return kind(*values)
+    except (ValueError, IndexError) as error:
         raise FrameError(f"{kind.__name__}: {error}") from None

@@ -23,6 +23,7 @@ EARLY_BYTES = 16 << 10  # a burst leaves in pieces of this size, so that the pee
 READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
 MAX_DESCRIPTORS = 16  # received in one call; a peer that sends more loses the rest and its connection
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+_CUT, _CLOEXEC, _NO_SIGNAL = int(socket.MSG_CTRUNC), int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_NOSIGNAL)  # enums are slow
 
 OnFrame = Callable[["Channel", Any, int], None]
 OnClose = Callable[["Channel"], None]
@@ -145,7 +146,7 @@ class Channel:
         try:
             # Without room for them descriptors never reach our table: closing a stranger's file may take as long as he likes.
             room = _ANCILLARY if self._max_descriptors else 0
-            data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, room, _CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -156,7 +157,7 @@ class Channel:
                 received = array.array("i")
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self._descriptors.extend(received)
-        if not data or flags & socket.MSG_CTRUNC or len(self._descriptors) > self._max_descriptors:
+        if not data or flags & _CUT or len(self._descriptors) > self._max_descriptors:
             self.close()
             return
         try:
@@ -193,11 +194,11 @@ class Channel:
             try:
                 if descriptor >= 0:
                     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-                    sent = self._sock.sendmsg([batch], rights, socket.MSG_NOSIGNAL)
+                    sent = self._sock.sendmsg([batch], rights, _NO_SIGNAL)
                     os.close(descriptor)
                     descriptor = -1
                 else:
-                    sent = self._sock.send(batch, socket.MSG_NOSIGNAL)
+                    sent = self._sock.send(batch, _NO_SIGNAL)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:

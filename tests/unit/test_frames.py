@@ -41,8 +41,11 @@ def test_hostile_bytes_are_refused_with_one_error(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"?", b"K", b"K1:1,", b"K1:x,1:2,", b"K1:1,1:2,1:3,", b"K1:1,21:111111111111111111111,"]
-)
+    "payload",
+    [b"", b"?", b"K", b"K1", b"K1,2", b"K1:", b"K1,x:", b"K1, 2:", b"K1_0,2:", b"K1,2,3:", b"K,:", b"K1,2:more", b"K-,2:",
+     b"K1,111111111111111111111:", b"+1,5:four", b"+1,3:four", b"+1,-1:", b"+1,99999999999999999999:x", b"d1,3:0,x",
+     b"K1," + b"0" * 300 + b":"],
+)  # fmt: skip
 def test_a_frame_with_wrong_fields_is_refused(payload: bytes) -> None:
     with pytest.raises(frames.FrameError):
         frames.decode(payload)
