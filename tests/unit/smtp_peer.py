@@ -6,11 +6,16 @@ import contextlib
 import dataclasses
 import queue
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from types import TracebackType
 
-CLOSE, SILENCE = "close", "silence"  # in place of a reply: end the connection; say nothing more
+# In place of a reply: end the connection; say nothing more; say a byte now and then; say lines without an end; reset the
+# connection; reply as usual and read nothing more.
+CLOSE, SILENCE, DRIP, ENDLESS, RESET, DEAF = "close", "silence", "drip", "endless", "reset", "deaf"
+STRANGE = (DRIP, ENDLESS, RESET, DEAF)
+DRIP_SECONDS = 0.1
 
 # Gets the command (DATA's end is ".") and how many of this verb came before on this peer; None is the usual reply.
 Replies = Callable[[str, int], str | None]
@@ -48,6 +53,7 @@ class Peer:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._open: list[socket.socket] = []
+        self._is_over = threading.Event()
 
     @property
     def port(self) -> int:
@@ -58,6 +64,7 @@ class Peer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._is_over.set()
         for sock in [self._listener, *self._open]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -84,10 +91,27 @@ class Peer:
             if not sock.recv(1 << 20):
                 self.ended.put(self.connections)
             reply = CLOSE
+        elif reply in STRANGE:
+            self._behave(sock, reply, verb)
+            reply = CLOSE
         if reply == CLOSE:
             return ""
         sock.sendall(reply.encode() + b"\r\n")
         return reply
+
+    def _behave(self, sock: socket.socket, how: str, verb: str) -> None:
+        """Do something strange until the other side has had enough of it, or the test is over."""
+        code = USUAL.get(verb, "250 ok")[:3]
+        if how == RESET:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        said = [f"{code} ok\r\n", ""] if how == DEAF else [f"{code}-", "x"] if how == DRIP else [f"{code}-more\r\n"] * 2
+        try:
+            sock.sendall(said[0].encode())
+            while not self._is_over.wait(0 if how == ENDLESS else DRIP_SECONDS):
+                sock.sendall(said[1].encode())
+        finally:
+            self.ended.put(self.connections)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         with contextlib.suppress(OSError):
