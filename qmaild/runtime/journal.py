@@ -23,6 +23,7 @@ from qmaild.runtime import paths
 __all__ = ["ERROR", "INFO", "NOTICE", "WARNING", "note", "open_as", "record"]
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
+RETRY_SECONDS = 1.0  # between tries to reach a journal that is gone
 MAX_VALUE = 4096  # one field; far below the socket's datagram limit
 
 _KEYS = {name: field.encode() for name, field in FIELDS.items()}
@@ -34,6 +35,9 @@ class _Journal:
     def __init__(self) -> None:
         self.identifier = b"qmaild"
         self.dropped = 0
+        self._told = 0  # of those that were dropped
+        self._has_journal = False
+        self._retry_at = 0.0
         self._sock: socket.socket | None = None
         self._file = -1
 
@@ -42,11 +46,16 @@ class _Journal:
         if paths.STANDALONE:
             path = os.path.join(paths.STANDALONE, "journal")
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        elif os.path.exists(JOURNAL_SOCKET):
+        else:
+            self._has_journal = os.path.isdir(os.path.dirname(JOURNAL_SOCKET))
             self._connect()
 
     def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError:
+            return
         try:
             sock.connect(JOURNAL_SOCKET)
         except OSError:
@@ -55,23 +64,46 @@ class _Journal:
             self._sock = sock
 
     def write(self, fields: list[tuple[bytes, bytes]]) -> None:
-        if self._sock is not None:
-            try:
-                self._sock.send(_datagram(fields))
-            except BlockingIOError:
-                self.dropped += 1
-            except OSError:  # journald was restarted: its socket is a new one
-                self.dropped += 1
-                self._sock.close()
-                self._sock = None
-                self._connect()
-        elif self._file >= 0:
+        """Write one record, or count it as dropped. The next one that is taken is followed by how many were."""
+        if not self._is_taken(fields):
+            self.dropped += 1
+        elif self.dropped > self._told:
+            text = b"%d records before this one were lost: the journal did not take them" % (self.dropped - self._told)
+            lost = [(b"MESSAGE", text), (b"PRIORITY", b"%d" % WARNING), (b"SYSLOG_IDENTIFIER", self.identifier)]
+            if self._is_taken(lost):
+                self._told = self.dropped
+
+    def _is_taken(self, fields: list[tuple[bytes, bytes]]) -> bool:
+        if self._file >= 0:
             text = {key.decode(): value.decode(errors="replace") for key, value in fields}
             text["__REALTIME_TIMESTAMP"] = str(time.time_ns() // 1000)
             text["_PID"] = str(os.getpid())
-            os.write(self._file, (json.dumps(text) + "\n").encode())
-        else:
+            return _wrote(self._file, (json.dumps(text) + "\n").encode())
+        if not self._has_journal:
             sys.stderr.write(dict(fields)[b"MESSAGE"].decode(errors="replace") + "\n")
+            return True
+        if self._sock is None and time.monotonic() >= self._retry_at:
+            self._connect()
+        return self._sock is not None and self._is_sent(self._sock, _datagram(fields))
+
+    def _is_sent(self, sock: socket.socket, data: bytes) -> bool:
+        try:
+            sock.send(data)
+        except BlockingIOError:
+            return False  # it stalls
+        except OSError:  # journald was restarted: its socket is a new one
+            sock.close()
+            self._sock = None
+            self._connect()
+            return False
+        return True
+
+
+def _wrote(descriptor: int, data: bytes) -> bool:
+    try:
+        return os.write(descriptor, data) == len(data)
+    except OSError:
+        return False
 
 
 def _datagram(fields: list[tuple[bytes, bytes]]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from qmaild.protocol import frames
+from qmaild.runtime import journal
 
 from .faults import Faults
 from .processes import SECONDS, Client, Running
@@ -197,3 +199,69 @@ def test_a_machine_that_comes_up_in_the_past_tries_at_once_what_waited(
         job = send.receive()
     assert job.number == first and faults.is_obeyed
     assert job.birth / 1e6 < time.time() - 299 * DAY
+
+
+# --- the journal
+
+
+@pytest.fixture
+def journal_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this process believes journald to listen."""
+    monkeypatch.setattr(journal, "JOURNAL_SOCKET", str(tmp_path / "socket"))
+    monkeypatch.setattr(journal, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(journal.paths, "STANDALONE", "")
+    monkeypatch.setattr(journal, "_journal", journal._Journal())
+    return tmp_path / "socket"
+
+
+def listening(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(path))
+    sock.settimeout(SECONDS)
+    return sock
+
+
+def test_a_journal_that_stalls_costs_records_and_no_time_and_it_is_told_how_many(journal_at: Path) -> None:
+    with listening(journal_at) as stalled:
+        journal.open_as("test")
+        for number in range(2000):
+            journal.note(journal.INFO, f"record {number}")
+        lost = journal.dropped()
+        assert 0 < lost < 2000
+        taken = [stalled.recv(65536) for _ in range(2000 - lost)]
+        assert b"MESSAGE=record 0\n" in taken[0]
+        journal.note(journal.INFO, "after")
+        assert b"MESSAGE=after\n" in stalled.recv(65536)
+        assert f"MESSAGE={lost} records before this one were lost".encode() in stalled.recv(65536)
+
+
+def test_a_journal_that_goes_and_comes_back_costs_the_records_between(journal_at: Path) -> None:
+    with listening(journal_at):
+        journal.open_as("test")
+        journal.note(journal.INFO, "before")
+    journal_at.unlink()
+    for _ in range(3):
+        journal.note(journal.INFO, "nobody hears")
+    assert journal.dropped() == 3
+    with listening(journal_at) as again:
+        journal.note(journal.INFO, "after")
+        assert b"MESSAGE=after\n" in again.recv(65536)
+        assert b"MESSAGE=3 records before this one were lost" in again.recv(65536)
+
+
+def test_a_journal_that_is_not_there_yet_is_found_when_it_comes(journal_at: Path) -> None:
+    journal.open_as("test")
+    journal.note(journal.INFO, "nobody hears")
+    with listening(journal_at) as late:
+        journal.note(journal.INFO, "heard")
+        assert b"MESSAGE=heard\n" in late.recv(65536)
+
+
+def test_a_journal_file_that_takes_no_bytes_stops_no_mail(
+    tmp_path: Path, journal_at: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "journal").symlink_to("/dev/full")
+    monkeypatch.setattr(journal.paths, "STANDALONE", str(tmp_path))
+    journal.open_as("test")
+    journal.note(journal.INFO, "nobody reads")
+    assert journal.dropped() == 1
