@@ -28,6 +28,7 @@ BATCH = 200  # jobs in one look: the loop stays responsive
 UNREACHABLE_SECONDS = 1.0  # between tries to reach send
 LONGEST_SLEEP_SECONDS = 60.0  # a clock that jumps is noticed within this
 IDLE_SECONDS = 5.0  # rule 11
+TROUBLE_SECONDS = 5.0  # until a message that could not be handed out is tried again
 NO_ROOM_SECONDS = 60.0  # a bounce that found the disk full is made again after this
 
 
@@ -52,6 +53,7 @@ class Manager:
         self._timer_at = 0.0
         self._idle: asyncio.TimerHandle | None = None
         self.is_stopping = False
+        self.on_trouble: Callable[[str], None] = lambda text: None
         self.is_held: Callable[[], bool] = lambda: False  # an administrator wants nothing delivered now
         self._handlers: dict[type, Callable[[Any], None]] = {
             frames.Done: self._done, frames.Failed: self._failed, frames.Deferred: self._deferred,
@@ -97,7 +99,11 @@ class Manager:
         self._hand_out()
 
     def _connect(self) -> bool:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            self.on_trouble(f"send cannot be reached: {error.strerror}")
+            return False
         code = sock.connect_ex(self._path)
         if code not in (0, errno.EINPROGRESS):
             sock.close()
@@ -118,7 +124,12 @@ class Manager:
         self._look_in(0.0)
 
     def _hand(self, job: Job) -> None:
-        content, descriptor = self._content(job)
+        try:
+            content, descriptor = self._content(job)
+        except (OSError, StoreError) as error:  # no descriptor or memory for it now: it is due again soon
+            self.on_trouble(f"{job.number} cannot be handed out: {error}")
+            self._loop.call_later(TROUBLE_SECONDS, self._give_back, job.number)
+            return
         held = len(job.content or content)
         left, before = self._out.get(job.number, (0, 0))  # another lane of it may still be out
         self._out[job.number] = (left + len(job.recipients), before + held)

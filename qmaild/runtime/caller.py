@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qmaild.protocol import frames
+from qmaild.runtime import journal
 from qmaild.runtime.channel import Channel
 
 IDLE_SECONDS = 5.0  # rule 11: shorter than any server's idle exit
@@ -95,7 +96,12 @@ class Caller:
     def _connect(self) -> None:
         if self._channel or not self._backlog:
             return
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:  # no descriptor is free: as good as no server
+            journal.note(journal.WARNING, f"cannot connect to {self._path}: {error.strerror}")
+            self._fail()
+            return
         code = sock.connect_ex(self._path)
         if code:
             sock.close()

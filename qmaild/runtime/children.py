@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from qmaild.protocol import frames
+from qmaild.runtime import journal
 from qmaild.runtime.channel import Channel
 
 MAX_CHILDREN = 64
@@ -144,17 +145,27 @@ class Children:
                 idle.channel.close()
         child = _Child(uid, self._loop.time())
         self._children[uid] = child
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            if self._request(uid, theirs):
-                child.channel = Channel(self._loop, ours, self._answer, self._lost, MAX_ANSWER)
-                child.channel.state = child
-            else:
-                ours.close()
-                self._loop.call_soon(self._forget, child)
+        child.channel = self._connect(uid)
+        if child.channel:
+            child.channel.state = child
+        else:
+            self._loop.call_soon(self._forget, child)
         if not self._sweeper:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         return child
+
+    def _connect(self, uid: int) -> Channel | None:
+        """Return our end of a connection to a new child, or None if spawn or a free descriptor is missing."""
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            journal.note(journal.WARNING, f"no deliverer for uid {uid}: {error.strerror}")
+            return None
+        with theirs:
+            if self._request(uid, theirs):
+                return Channel(self._loop, ours, self._answer, self._lost, MAX_ANSWER)
+        ours.close()
+        return None
 
     def _request(self, uid: int, end: socket.socket) -> bool:
         """Ask spawn for a child at this end of the pair. A spawner that was restarted is connected to anew."""

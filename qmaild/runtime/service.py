@@ -6,6 +6,7 @@ Knows nothing of mail. A service module builds its parts in `build(service)` and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -53,6 +54,7 @@ class Service:
         self.stop_seconds = STOP_SECONDS  # doors let a message under way end; below the unit's TimeoutStopSec=
         self.idle_since = time.monotonic()
         self._stop_by = 0.0
+        self._systemd = _notify_socket()
         for number, socket_name in daemon.listen_fds_with_names().items():
             listener = socket.socket(fileno=number)
             listener.setblocking(False)
@@ -115,7 +117,7 @@ class Service:
             return
         self.is_stopping = True
         self._stop_by = time.monotonic() + self.stop_seconds
-        daemon.notify("STOPPING=1")
+        self._notify("STOPPING=1")
         self.stop_accepting()
         self.on_stop()
         self._until_stopped()
@@ -155,9 +157,14 @@ class Service:
 
         self.loop.call_later(REST_SECONDS, again)
 
+    def _notify(self, text: str) -> None:
+        if self._systemd:
+            with contextlib.suppress(OSError):  # systemd is busy: the next one comes in a second
+                self._systemd.send(text.encode())
+
     def _tick(self) -> None:
         """Feed the watchdog, show the status, leave when idle. Run by the loop itself, so a stuck loop is noticed."""
-        daemon.notify(f"WATCHDOG=1\nSTATUS={self.status()}")
+        self._notify(f"WATCHDOG=1\nSTATUS={self.status()}")
         self._cut_off_silent()
         limit = self.settings.idleexit
         if self.connections or self.channels or self.is_busy():
@@ -210,12 +217,22 @@ class Service:
             self.loop.add_signal_handler(number, self.stop)
         gc.collect()
         gc.freeze()  # what start-up made stays: no collection walks it again
-        daemon.notify("READY=1")
+        self._notify("READY=1")
         self._tick()
         self.loop.run_forever()
         for channel in list(self.channels):
             channel.close()
         self.on_exit()
+
+
+def _notify_socket() -> socket.socket | None:
+    """Return a socket that leads to systemd: sd_notify(3) makes one each time, and fails when no descriptor is free."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.connect("\0" + path[1:] if path.startswith("@") else path)
+    return sock
 
 
 def run(name: str, build: Callable[[Service], None]) -> None:

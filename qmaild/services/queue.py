@@ -53,6 +53,7 @@ class Queue:
         now = self._clock.now
         self._manager = Manager(service.loop, store, commits, now, paths.socket_of("manage"), self._clock.believed)
         self._clock.on_jump = self._jumped
+        self._manager.on_trouble = self._handing_out
         # Only local may say which delivery a forward finishes; only inject may ask what a user has queued.
         self._inject_uid = uid_of("inject")
         self._intake = Intake(store, commits, now, uid_of("local"), lambda: service.settings.databytes, self._trouble)
@@ -78,10 +79,19 @@ class Queue:
         if counts.damaged:
             journal.record(events.DAMAGED, text=f"{counts.damaged} skipped on opening")
 
+    def _may_speak(self) -> bool:
+        if time.monotonic() < self._quiet_until:
+            return False
+        self._quiet_until = time.monotonic() + TROUBLE_SECONDS
+        return True
+
     def _trouble(self, text: str) -> None:
-        if time.monotonic() >= self._quiet_until:
-            self._quiet_until = time.monotonic() + TROUBLE_SECONDS
+        if self._may_speak():
             journal.record(events.STORAGE, text=text)
+
+    def _handing_out(self, text: str) -> None:
+        if self._may_speak():
+            journal.note(journal.WARNING, text)
 
     def _jumped(self, jump: int) -> None:
         """The clock was set. Due times are of the clock as it was: after a step back they might be far away."""

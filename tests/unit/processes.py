@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -113,3 +116,16 @@ class Client:
 
     def close(self) -> None:
         self._sock.close()
+
+
+@contextlib.contextmanager
+def no_descriptor_free(process: int) -> Iterator[None]:
+    """Every descriptor below the limit is in use."""
+    limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    # Asked one by one: listing them would take one itself, if the process is this one.
+    free = next(number for number in range(limits[0]) if not os.path.lexists(f"/proc/{process}/fd/{number}"))
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)

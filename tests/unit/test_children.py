@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pytest
 from qmaild.protocol import frames, netstring
 from qmaild.runtime import children
 from qmaild.runtime.children import Children
+
+from .processes import no_descriptor_free
 
 SECONDS = 15.0
 
@@ -222,3 +225,15 @@ def test_what_waits_behind_a_child_that_hangs_is_given_up_soon_and_what_comes_th
     scene.until(lambda: len(scene.spawner.made) == 2)
     assert tags_at(scene.spawner.made[0][1], 1) == [1], "nothing that was given up is done"
     assert tags_at(scene.spawner.made[1][1], 1) == [5]
+
+
+def test_a_uid_whose_child_found_no_free_descriptor_gets_one_later(scene: Scene) -> None:
+    scene.children()
+    with no_descriptor_free(os.getpid()):
+        scene.ask(7, "refused")
+        scene.until(lambda: scene.answers == [("refused", None)])
+    scene.ask(7, "served")
+    scene.until(lambda: scene.spawner.made)
+    tag, = tags_at(scene.spawner.made[0][1], 1)
+    scene.answer(0, tag)
+    scene.until(lambda: scene.answers[1:] == [("served", tag)])

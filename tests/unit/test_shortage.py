@@ -1,0 +1,102 @@
+"""Every service in turn finds no free descriptor, or no memory: it stays, it refuses politely, and it recovers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmaild.protocol import frames
+from qmaild.runtime.caller import Caller
+
+from .peers import Peer, knowing
+from .processes import SECONDS, Running, no_descriptor_free
+from .whole_house import SOCKETS, WholeHouse
+
+TO = (b"<joe@host.test>", b"<x@far.test>")
+LARGE = 400_000  # streamed to a file of its own, and handed on by descriptors
+SHORT_SECONDS = 2.0  # the shortage lasts
+WAITING_SECONDS = 1.0  # a client's patience meanwhile
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeHouse]:
+    top = tmp_path_factory.mktemp("h")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in WholeHouse.environment(top).items():
+            patch.setenv(name, value)
+        with WholeHouse(top) as house:
+            yield house
+
+
+def promised_now(house: WholeHouse) -> set[int]:
+    """Submit small and large messages while a shortage lasts: what was accepted, whatever else was said."""
+    promised = set()
+    end = time.monotonic() + SHORT_SECONDS
+    sizes = [100, LARGE, 100_000]
+    while time.monotonic() < end:
+        sizes.append(sizes.pop(0))
+        number, said = house.submit(*TO, size=sizes[0], seconds=WAITING_SECONDS)
+        assert said[:1] in (b"2", b"4") or not said[:1].isdigit(), said
+        if said.startswith(b"250 2.0.0 ok"):
+            promised.add(number)
+    return promised
+
+
+def promised_at_last(house: WholeHouse) -> set[int]:
+    deadline = time.monotonic() + SECONDS
+    while True:
+        number, said = house.submit(*TO, size=LARGE)
+        if said.startswith(b"250 2.0.0 ok"):
+            return {number}
+        assert time.monotonic() < deadline, said
+
+
+@pytest.mark.parametrize("service", SOCKETS)
+def test_a_service_without_a_free_descriptor_stays_and_recovers_and_loses_nothing(house: WholeHouse, service: str) -> None:
+    promised = promised_at_last(house)
+    house.until_arrived(promised)
+    with no_descriptor_free(house.pid(service)):
+        promised = promised_now(house)
+    promised |= promised_at_last(house)
+    house.until_arrived(promised)
+    assert house.is_alive(service)
+
+
+def test_a_question_that_finds_no_descriptor_is_answered_none_and_the_next_one_asks(tmp_path: Path) -> None:
+    async def run() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        caller = Caller(loop, str(tmp_path / "run/lookup.sock"), b"test")
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        found = []
+        with no_descriptor_free(os.getpid()):
+            caller.ask(lambda frame, descriptor: answers.put_nowait(frame), frames.Who, b"bob@host.test")
+            found.append(await asyncio.wait_for(answers.get(), SECONDS))
+        caller.ask(lambda frame, descriptor: answers.put_nowait(frame), frames.Who, b"bob@host.test")
+        found.append(await asyncio.wait_for(answers.get(), SECONDS))
+        caller.close()
+        return found
+
+    with Peer(tmp_path, "lookup", knowing):
+        assert asyncio.run(run()) == [None, frames.Is(2, frames.SUCCESS, b"")]
+
+
+def test_the_watchdog_is_fed_without_a_free_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QMAILD_STANDALONE", str(tmp_path))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(SECONDS)
+        with Running("dial", ["control"], tmp_path) as service:
+            while systemd.recv(1000) != b"READY=1":
+                pass
+            with no_descriptor_free(service.process.pid):
+                systemd.recv(1000)  # may have been on its way
+                for _ in range(2):
+                    assert systemd.recv(1000).startswith(b"WATCHDOG=1\n")
