@@ -73,12 +73,17 @@ crowd: need-test build
 	CROWD=$(or $(CROWD),5000) $(PYTEST) -s tests/unit/test_crowd.py
 
 # All that takes long: every one of these targets that there is, then HOURS of traffic.
-LONG = crowd
+LONG = crowd depth
 soak: need-test build $(LONG)
 	$(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2)
 
+# OPTIONS are those of tests/bench/README.md.
+
 bench: need-test build
-	$(PYTHON) -m tests.bench.run
+	$(PYTHON) -m tests.bench.run $(OPTIONS)
+
+depth: need-test build
+	$(PYTHON) -m tests.bench.depth $(OPTIONS)
 
 # Debian packages of the working tree, in build/deb
 
@@ -94,4 +99,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd soak bench deb clean
+.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd soak bench depth deb clean

@@ -118,7 +118,7 @@ class Sink:
 
     def __init__(self, program: Path, port: int, folder: Path) -> None:
         self.port = port
-        counters = folder / "sink.counters"
+        self.file = counters = folder / "sink.counters"
         self._process = subprocess.Popen(
             [program, "smtp", str(port), counters], stdout=subprocess.PIPE, text=True
         )

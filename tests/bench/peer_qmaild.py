@@ -14,6 +14,12 @@ UID = 65025  # the account standalone takes when root starts it
 MAILDIR = ("Maildir", "Maildir/tmp", "Maildir/new", "Maildir/cur")
 
 
+def start_argv(folder: Path, port: int) -> list[str]:
+    """`qmaild standalone` of this tree, whatever is installed: hence -I and the path by hand."""
+    start = f"import sys; sys.path.insert(0, {str(TREE)!r}); import qmaild.__main__ as q; sys.exit(q.main())"
+    return [sys.executable, "-I", "-c", start, "standalone", f"--user={UID}", f"--port=smtp={port}", "--port=qmqp=0", str(folder)]
+
+
 class Qmaild(Peer):
     name = "qmaild"
 
@@ -40,12 +46,7 @@ class Qmaild(Peer):
         os.chown(self.folder, UID, UID)
 
     def argv(self) -> list[str]:
-        # -I and the tree by hand: what is measured is this tree, whatever is installed.
-        start = (
-            f"import sys; sys.path.insert(0, {str(TREE)!r}); import qmaild.__main__ as q; sys.exit(q.main())"
-        )
-        return [sys.executable, "-I", "-c", start, "standalone", f"--user={UID}",
-                f"--port=smtp={self.port}", "--port=qmqp=0", str(self.folder)]  # fmt: skip
+        return start_argv(self.folder, self.port)
 
     def maildirs(self) -> list[Path]:
         return [self.folder / "home" / user / "Maildir/new" for user in USERS]
