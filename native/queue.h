@@ -191,30 +191,55 @@ struct queue_job {
     const uint8_t *record; /* valid until the next call */
     uint32_t record_length, origin_offset, origin_length, sender_offset, sender_length, content_offset, content_length;
     uint64_t large;        /* bytes in its own file, 0 if content is all */
+    uint32_t undone;       /* recipients neither done nor failed, whatever the parts are */
     const struct queue_part *parts;
     uint32_t part_count;
 };
-/* The next message with something due at `now`, earliest due first and new ones before all: all its recipients due now become
-   out. 1: *job is it. 0: nothing is due. A message that cannot be read is put off by five minutes and counted as
-   damaged. Errors: Q_MEMORY. */
-int queue_due(struct queue *q, int64_t now, struct queue_job *job);
-/* 1: *due is the earliest due time (0 or less: now). 0: nothing waits. */
-int queue_next_due(struct queue *q, int64_t *due);
+/* Two classes fall due, each by itself, so that neither waits behind the other.
+   QUEUE_FRESH: messages with recipients that were never deferred, and messages to finish; by due time, then by number.
+   QUEUE_RETRY: what waits in lanes. Lanes with something due take turns: one message each, its earliest. A lane with
+   its limit of messages out waits until one of them comes back, and holds up nobody. */
+enum { QUEUE_FRESH = 1, QUEUE_RETRY = 2 };
+/* The next message of this class: all its recipients due at `now`, of either class, become out, but for those in lanes with
+   their limit out. 1: *job is it. 0: nothing is due. A message that cannot be read is put off by five minutes and
+   counted as damaged. Errors: Q_MEMORY. */
+int queue_due(struct queue *q, int64_t now, int which, struct queue_job *job);
+/* 1: *due is the earliest due time in this class (0 or less: now). 0: nothing waits, or only behind a limit. */
+int queue_next_due(struct queue *q, int which, int64_t *due);
+/* No lane has more than so many messages out (0: any number). Those out already stay out. */
+void queue_limit(struct queue *q, uint32_t per_lane);
 /* What is out of this message is due again now. Errors: Q_UNKNOWN. */
 int queue_give_back(struct queue *q, uint64_t number);
 /* What waits of this message is due now. Errors: Q_UNKNOWN. */
 int queue_retry(struct queue *q, uint64_t number);
-/* Everything that waits in this lane (lane NULL: anything) is due now; the answer is how many groups. */
-uint64_t queue_retry_all(struct queue *q, const void *lane, size_t lane_length);
+/* What waits of these recipients is due now, with those deferred together with them. Errors: Q_UNKNOWN (message, or any
+   index out of range). */
+int queue_retry_some(struct queue *q, uint64_t number, const uint32_t *indexes, uint32_t count);
 /* The whole message with every recipient's state, as a job of kind 0. Errors: Q_UNKNOWN, Q_STATE (not durable
    yet), Q_DAMAGED, Q_IO, Q_MEMORY. */
 int queue_show(struct queue *q, uint64_t number, struct queue_job *job);
+/* The same with the first `most` undone recipients only. */
+int queue_glance(struct queue *q, uint64_t number, uint32_t most, struct queue_job *job);
 /* A descriptor of a large message's own file, the caller's to close. Errors: Q_UNKNOWN, Q_STATE (has none), Q_IO. */
 int queue_open_large(struct queue *q, uint64_t number);
 /* 1 if this recipient is out, 0 if not (or unknown). */
 int queue_is_out(struct queue *q, uint64_t number, uint32_t index);
 /* Up to `limit` durable message numbers above `after`, ascending; the answer is how many. */
 size_t queue_list(struct queue *q, uint64_t after, uint64_t *numbers, size_t limit);
+
+/* Which undone recipients are meant: those in `lane`; not those in other lanes that begin with `telling`, and not with
+   `shared`; of all others, the new ones among them, those whose address ends with `suffix` (letters' case aside). */
+struct queue_search {
+    const void *lane, *telling, *shared, *suffix;
+    size_t lane_length, telling_length, shared_length, suffix_length;
+};
+/* Up to `limit` durable message numbers above *after, ascending, that have a recipient who is meant (search NULL: all
+   messages); the answer is how many. It stops earlier after `work`, which counts recipients looked at; reading a record costs
+   more of it. After: *after is where to go on, 0 if that was the end. */
+size_t queue_find(struct queue *q, const struct queue_search *search, uint64_t *after, uint64_t *numbers, size_t limit,
+                  uint64_t work);
+/* As queue_show, with the recipients who are meant only. */
+int queue_match(struct queue *q, uint64_t number, const struct queue_search *search, struct queue_job *job);
 
 struct queue_counts {
     uint64_t messages, fresh, waiting, out; /* messages; recipients never planned, waiting, out */

@@ -1,20 +1,29 @@
-/* The index: messages by number, groups of recipients in due order, lane names. It belongs to the owner's thread. */
+/* The index: messages in the order of their numbers, and by the segment they live in. It belongs to the owner's thread. */
 #include "queue_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+/* Messages stand on shelves, ascending; the shelves' first numbers stand in one array, ascending. Numbers count up, so
+   that shelves are filled one after the other, and 8 bytes a message are all that the order costs. */
+#define SHELF_ROOM 255u
+#define SHELF_MERGED 192u /* two neighbours that fit into this become one; less than all, lest they part at once */
+
+struct shelf {
+    uint32_t used;
+    struct message *at[SHELF_ROOM];
+};
+
+struct shelved {
+    uint64_t from; /* no number on this shelf is below, none on those before it is at or above */
+    struct shelf *shelf;
+};
+
 int index_start(struct queue *q)
 {
-    q->bucket_count = 1024;
-    q->buckets = calloc(q->bucket_count, sizeof *q->buckets);
-    q->lane_bucket_count = 256;
-    q->lane_buckets = malloc(q->lane_bucket_count * sizeof *q->lane_buckets);
-    q->group_free = q->lane_free = NONE;
-    if (!q->buckets || !q->lane_buckets)
-        return Q_MEMORY;
-    memset(q->lane_buckets, 0xff, q->lane_bucket_count * sizeof *q->lane_buckets);
-    return Q_OK;
+    q->shelf_room = 16;
+    q->shelves = malloc(q->shelf_room * sizeof *q->shelves);
+    return q->shelves ? lanes_start(q) : Q_MEMORY;
 }
 
 static void notes_drop(struct message *message)
@@ -28,84 +37,229 @@ static void notes_drop(struct message *message)
 
 void index_stop(struct queue *q)
 {
-    for (uint64_t bucket = 0; q->buckets && bucket < q->bucket_count; bucket++)
-        while (q->buckets[bucket]) {
-            struct message *message = q->buckets[bucket];
-            q->buckets[bucket] = message->chain;
-            notes_drop(message);
-            free(message);
+    for (size_t shelf = 0; shelf < q->shelf_count; shelf++) {
+        for (uint32_t at = 0; at < q->shelves[shelf].shelf->used; at++) {
+            notes_drop(q->shelves[shelf].shelf->at[at]);
+            free(q->shelves[shelf].shelf->at[at]);
         }
-    for (uint32_t lane = 0; lane < q->lane_used; lane++)
-        free(q->lanes[lane].name);
-    free(q->buckets);
-    free(q->groups);
-    free(q->heap);
-    free(q->lanes);
-    free(q->lane_buckets);
+        free(q->shelves[shelf].shelf);
+    }
+    free(q->shelves);
+    lanes_stop(q);
 }
 
-/* Fibonacci hashing: numbers count up, and are spread by the high bits of the product. */
-static struct message **bucket_of(struct queue *q, uint64_t number)
+/* ---- the order of numbers */
+
+/* Where `number` is or would be: the last shelf that begins at or below it, and the first place there that is not
+   below it. */
+static struct place place_of(const struct queue *q, uint64_t number)
 {
-    return &q->buckets[(number * UINT64_C(0x9e3779b97f4a7c15)) >> 20 & (q->bucket_count - 1)];
+    size_t low = 0, high = q->shelf_count;
+    struct place place = { 0, 0 };
+    const struct shelf *shelf;
+    uint32_t first = 0, last;
+    uint64_t guess;
+
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        *(q->shelves[middle].from <= number ? &low : &high) = middle;
+    }
+    if (!q->shelf_count)
+        return place;
+    place.shelf = low;
+    shelf = q->shelves[low].shelf;
+    last = shelf->used;
+    guess = number - q->shelves[low].from; /* right while nothing has gone from the shelf; huge if number is below */
+    if (guess < last && shelf->at[guess]->number == number)
+        first = last = (uint32_t)guess;
+    while (first < last) {
+        uint32_t middle = (first + last) / 2;
+        if (shelf->at[middle]->number < number)
+            first = middle + 1;
+        else
+            last = middle;
+    }
+    place.at = first;
+    return place;
 }
 
 struct message *index_find(struct queue *q, uint64_t number)
 {
-    struct message *message = *bucket_of(q, number);
+    struct place place = place_of(q, number);
+    struct message *message = index_step(q, &place);
 
-    while (message && message->number != number)
-        message = message->chain;
-    return message;
+    return message && message->number == number ? message : NULL;
 }
 
-/* Failing to grow is no failure: the chains get longer. */
-static void buckets_grow(struct queue *q)
+struct place index_after(const struct queue *q, uint64_t number)
 {
-    uint64_t old_count = q->bucket_count;
-    struct message **old = q->buckets, **wider = calloc(old_count * 2, sizeof *wider);
-
-    if (!wider)
-        return;
-    q->buckets = wider;
-    q->bucket_count = old_count * 2;
-    for (uint64_t bucket = 0; bucket < old_count; bucket++)
-        while (old[bucket]) {
-            struct message *message = old[bucket], **home = bucket_of(q, message->number);
-            old[bucket] = message->chain;
-            message->chain = *home;
-            *home = message;
-        }
-    free(old);
+    return number == UINT64_MAX ? (struct place){ q->shelf_count, 0 } : place_of(q, number + 1);
 }
+
+struct message *index_step(const struct queue *q, struct place *place)
+{
+    if (place->shelf < q->shelf_count && place->at == q->shelves[place->shelf].shelf->used)
+        *place = (struct place){ place->shelf + 1, 0 };
+    return place->shelf < q->shelf_count ? q->shelves[place->shelf].shelf->at[place->at++] : NULL;
+}
+
+struct message *index_next(struct queue *q, uint64_t after)
+{
+    struct place place = index_after(q, after);
+
+    return index_step(q, &place);
+}
+
+/* An empty shelf at this place in the row. */
+static struct shelf *shelf_new(struct queue *q, size_t place, uint64_t from)
+{
+    struct shelf *shelf = malloc(sizeof *shelf);
+    struct shelved *wider;
+
+    if (shelf && q->shelf_count == q->shelf_room) {
+        wider = realloc(q->shelves, q->shelf_room * 2 * sizeof *wider);
+        if (!wider) {
+            free(shelf);
+            return NULL;
+        }
+        q->shelves = wider;
+        q->shelf_room *= 2;
+    }
+    if (!shelf)
+        return NULL;
+    shelf->used = 0;
+    memmove(q->shelves + place + 1, q->shelves + place, (q->shelf_count - place) * sizeof *q->shelves);
+    q->shelves[place] = (struct shelved){ from, shelf };
+    q->shelf_count++;
+    q->index_bytes += sizeof *shelf + sizeof *q->shelves;
+    return shelf;
+}
+
+static void shelf_drop(struct queue *q, size_t place)
+{
+    free(q->shelves[place].shelf);
+    q->shelf_count--;
+    memmove(q->shelves + place, q->shelves + place + 1, (q->shelf_count - place) * sizeof *q->shelves);
+    q->index_bytes -= sizeof(struct shelf) + sizeof *q->shelves;
+}
+
+/* A full shelf gives its upper half to a new one behind it, or nothing if the newcomer goes behind its last. */
+static int shelf_part(struct queue *q, struct place *place, uint64_t number)
+{
+    uint32_t keep = place->at == SHELF_ROOM ? SHELF_ROOM : SHELF_ROOM / 2;
+    struct shelf *from = q->shelves[place->shelf].shelf;
+    struct shelf *to = shelf_new(q, place->shelf + 1, keep == SHELF_ROOM ? number : from->at[keep]->number);
+
+    if (!to)
+        return Q_MEMORY;
+    memcpy(to->at, from->at + keep, (SHELF_ROOM - keep) * sizeof *to->at);
+    to->used = SHELF_ROOM - keep;
+    from->used = keep;
+    if (place->at > keep || keep == SHELF_ROOM)
+        *place = (struct place){ place->shelf + 1, place->at - keep };
+    return Q_OK;
+}
+
+static int shelve(struct queue *q, struct message *message)
+{
+    struct place place = place_of(q, message->number);
+    struct shelf *shelf;
+
+    if (!q->shelf_count && !shelf_new(q, 0, message->number))
+        return Q_MEMORY;
+    if (q->shelves[place.shelf].shelf->used == SHELF_ROOM && shelf_part(q, &place, message->number) != Q_OK)
+        return Q_MEMORY;
+    shelf = q->shelves[place.shelf].shelf;
+    memmove(shelf->at + place.at + 1, shelf->at + place.at, (shelf->used - place.at) * sizeof *shelf->at);
+    shelf->at[place.at] = message;
+    shelf->used++;
+    if (message->number < q->shelves[place.shelf].from)
+        q->shelves[place.shelf].from = message->number; /* only ever on the first shelf */
+    return Q_OK;
+}
+
+/* The shelf behind `left` joins it, if both together are few. */
+static void shelves_merge(struct queue *q, size_t left)
+{
+    struct shelf *to, *from;
+
+    if (left + 1 >= q->shelf_count)
+        return;
+    to = q->shelves[left].shelf;
+    from = q->shelves[left + 1].shelf;
+    if (to->used + from->used > SHELF_MERGED)
+        return;
+    memcpy(to->at + to->used, from->at, from->used * sizeof *to->at);
+    to->used += from->used;
+    shelf_drop(q, left + 1);
+}
+
+static void unshelve(struct queue *q, const struct message *message)
+{
+    struct place place = place_of(q, message->number);
+    struct shelf *shelf = q->shelves[place.shelf].shelf;
+
+    shelf->used--;
+    memmove(shelf->at + place.at, shelf->at + place.at + 1, (shelf->used - place.at) * sizeof *shelf->at);
+    if (!shelf->used) {
+        shelf_drop(q, place.shelf);
+        return;
+    }
+    shelves_merge(q, place.shelf);
+    if (place.shelf)
+        shelves_merge(q, place.shelf - 1);
+}
+
+/* ---- messages */
 
 static size_t message_bytes(uint32_t count)
 {
-    return sizeof(struct message) + (size_t)count * sizeof(uint32_t);
+    return offsetof(struct message, slots) + (size_t)count * sizeof(uint32_t);
 }
 
+/* After: a message without a place or a group; every recipient's slot is NONE. NULL if memory ran out. */
 struct message *index_new(struct queue *q, uint64_t number, const struct message_view *view)
 {
-    struct message *message = malloc(message_bytes(view->count)), **home;
+    struct message *message = malloc(message_bytes(view->count));
 
     if (!message)
         return NULL;
-    memset(message, 0, sizeof *message);
+    memset(message, 0, message_bytes(0));
     message->number = number;
-    message->birth = view->birth;
     message->large = view->large;
     message->count = message->undone = view->count;
-    message->finish = NONE;
     memset(message->slots, 0xff, (size_t)view->count * sizeof(uint32_t));
-    if (q->message_count >= q->bucket_count)
-        buckets_grow(q);
-    home = bucket_of(q, number);
-    message->chain = *home;
-    *home = message;
+    if (shelve(q, message) != Q_OK) {
+        free(message);
+        return NULL;
+    }
     q->message_count++;
-    q->index_bytes += message_bytes(view->count) + 8;
+    q->index_bytes += message_bytes(view->count);
     return message;
 }
+
+void index_drop(struct queue *q, struct message *message)
+{
+    uint32_t finish = message_finish(message);
+
+    if (!message->segment)
+        q->unborn -= message->undone;
+    for (uint32_t index = 0; index < message->count; index++)
+        if (message->slots[index] < SLOT_FAILED)
+            state_settle(q, message, index, SLOT_DONE);
+    if (finish != NONE) {
+        q->groups[finish].count = 0;
+        group_free(q, finish);
+    }
+    message_unplace(q, message);
+    unshelve(q, message);
+    q->message_count--;
+    q->index_bytes -= message_bytes(message->count);
+    notes_drop(message);
+    free(message);
+}
+
+/* ---- where they live */
 
 void message_place(struct queue *q, struct message *message, struct segment *segment, uint32_t offset, uint32_t length)
 {
@@ -140,247 +294,4 @@ void message_unplace(struct queue *q, struct message *message)
     message->segment = NULL;
     q->living -= message->length;
     q->large_living -= message->large;
-}
-
-static void lane_release(struct queue *q, uint32_t lane);
-
-void group_free(struct queue *q, uint32_t group)
-{
-    struct group *at = &q->groups[group];
-
-    group_take_out(q, group);
-    q->out -= at->count;
-    lane_release(q, at->lane);
-    at->message = NULL;
-    at->count = q->group_free;
-    q->group_free = group;
-}
-
-void index_drop(struct queue *q, struct message *message)
-{
-    struct message **home = bucket_of(q, message->number);
-
-    if (!message->segment)
-        q->unborn -= message->undone;
-    for (uint32_t index = 0; index < message->count; index++)
-        if (message->slots[index] < SLOT_FAILED)
-            state_settle(q, message, index, SLOT_DONE);
-    if (message->finish != NONE) {
-        q->groups[message->finish].count = 0;
-        group_free(q, message->finish);
-    }
-    message_unplace(q, message);
-    while (*home != message)
-        home = &(*home)->chain;
-    *home = message->chain;
-    q->message_count--;
-    q->index_bytes -= message_bytes(message->count) + 8;
-    notes_drop(message);
-    free(message);
-}
-
-/* ---- the heap of groups, by due time, then by number: first come, first served */
-
-static int heap_before(struct queue *q, uint32_t left, uint32_t right)
-{
-    const struct group *one = &q->groups[left], *two = &q->groups[right];
-
-    if (one->due != two->due)
-        return one->due < two->due;
-    return one->message->number < two->message->number;
-}
-
-static void heap_put(struct queue *q, uint32_t place, uint32_t group)
-{
-    q->heap[place] = group;
-    q->groups[group].place = place;
-}
-
-static void heap_up(struct queue *q, uint32_t place, uint32_t group)
-{
-    while (place && heap_before(q, group, q->heap[(place - 1) / 2])) {
-        heap_put(q, place, q->heap[(place - 1) / 2]);
-        place = (place - 1) / 2;
-    }
-    heap_put(q, place, group);
-}
-
-static void heap_down(struct queue *q, uint32_t place, uint32_t group)
-{
-    for (;;) {
-        uint32_t child = 2 * place + 1;
-        if (child >= q->heap_used)
-            break;
-        if (child + 1 < q->heap_used && heap_before(q, q->heap[child + 1], q->heap[child]))
-            child++;
-        if (!heap_before(q, q->heap[child], group))
-            break;
-        heap_put(q, place, q->heap[child]);
-        place = child;
-    }
-    heap_put(q, place, group);
-}
-
-/* The group leaves the heap and its recipients are out. */
-void group_take_out(struct queue *q, uint32_t group)
-{
-    struct group *at = &q->groups[group];
-    uint32_t place = at->place, last;
-
-    if (place == NOT_IN_HEAP)
-        return;
-    at->place = NOT_IN_HEAP;
-    *(at->fresh ? &q->fresh : &q->waiting) -= at->count;
-    q->out += at->count;
-    last = q->heap[--q->heap_used];
-    if (last == group)
-        return;
-    if (place && heap_before(q, last, q->heap[(place - 1) / 2]))
-        heap_up(q, place, last);
-    else
-        heap_down(q, place, last);
-}
-
-/* The group waits until `due`. There is room: every group has its place in the heap reserved (index_room). */
-void group_wait(struct queue *q, uint32_t group, int64_t due)
-{
-    struct group *at = &q->groups[group];
-
-    group_take_out(q, group);
-    at->due = due;
-    q->out -= at->count;
-    *(at->fresh ? &q->fresh : &q->waiting) += at->count;
-    heap_up(q, q->heap_used++, group);
-}
-
-int index_room(struct queue *q)
-{
-    uint32_t room = q->group_room ? q->group_room * 2 : 256;
-    struct group *groups;
-    uint32_t *heap;
-
-    if (q->group_free != NONE || q->group_used < q->group_room)
-        return Q_OK;
-    if (room > GROUPS_MAX)
-        return Q_MEMORY;
-    heap = realloc(q->heap, room * sizeof *heap);
-    if (!heap)
-        return Q_MEMORY;
-    q->heap = heap;
-    groups = realloc(q->groups, room * sizeof *groups);
-    if (!groups)
-        return Q_MEMORY;
-    q->groups = groups;
-    q->index_bytes += (room - q->group_room) * (sizeof *groups + sizeof *heap);
-    q->group_room = room;
-    return Q_OK;
-}
-
-/* An empty group, out of the heap. Before: index_room said Q_OK. The lane's use is the group's. */
-uint32_t group_new(struct queue *q, struct message *message, uint32_t lane, int64_t due)
-{
-    uint32_t group = q->group_free;
-    struct group *at;
-
-    if (group != NONE)
-        q->group_free = q->groups[group].count;
-    else
-        group = q->group_used++;
-    at = &q->groups[group];
-    *at = (struct group){ .message = message, .due = due, .lane = lane, .place = NOT_IN_HEAP };
-    if (lane != NONE)
-        q->lanes[lane].uses++;
-    return group;
-}
-
-/* ---- lane names */
-
-static uint32_t *lane_bucket(struct queue *q, const uint8_t *name, size_t length)
-{
-    uint32_t hash = 2166136261u;
-
-    for (size_t at = 0; at < length; at++)
-        hash = (hash ^ name[at]) * 16777619u;
-    return &q->lane_buckets[hash & (q->lane_bucket_count - 1)];
-}
-
-uint32_t lane_find(struct queue *q, const void *name, size_t length)
-{
-    uint32_t lane = *lane_bucket(q, name, length);
-
-    while (lane != NONE && (q->lanes[lane].length != length || memcmp(q->lanes[lane].name, name, length) != 0))
-        lane = q->lanes[lane].next;
-    return lane;
-}
-
-static void lane_release(struct queue *q, uint32_t lane)
-{
-    struct lane *at;
-    uint32_t *link;
-
-    if (lane == NONE || --q->lanes[lane].uses)
-        return;
-    at = &q->lanes[lane];
-    link = lane_bucket(q, at->name, at->length);
-    while (*link != lane)
-        link = &q->lanes[*link].next;
-    *link = at->next;
-    q->index_bytes -= at->length + sizeof *at;
-    free(at->name);
-    at->name = NULL;
-    at->next = q->lane_free;
-    q->lane_free = lane;
-}
-
-static int lanes_grow(struct queue *q)
-{
-    uint32_t room = q->lane_room ? q->lane_room * 2 : 64;
-    struct lane *lanes = realloc(q->lanes, room * sizeof *lanes);
-    uint32_t *buckets;
-
-    if (!lanes)
-        return Q_MEMORY;
-    q->lanes = lanes;
-    q->lane_room = room;
-    if (room <= q->lane_bucket_count || !(buckets = malloc(room * sizeof *buckets)))
-        return Q_OK; /* longer chains */
-    free(q->lane_buckets);
-    q->lane_buckets = buckets;
-    q->lane_bucket_count = room;
-    memset(buckets, 0xff, room * sizeof *buckets);
-    for (uint32_t lane = 0; lane < q->lane_used; lane++)
-        if (lanes[lane].name) {
-            uint32_t *home = lane_bucket(q, lanes[lane].name, lanes[lane].length);
-            lanes[lane].next = *home;
-            *home = lane;
-        }
-    return Q_OK;
-}
-
-/* *lane names `name`; a new one has no uses yet and goes when its first user goes. */
-int lane_intern(struct queue *q, const void *name, size_t length, uint32_t *lane)
-{
-    uint32_t *home;
-    struct lane *at;
-
-    *lane = lane_find(q, name, length);
-    if (*lane != NONE)
-        return Q_OK;
-    if (q->lane_free == NONE && q->lane_used == q->lane_room && lanes_grow(q) != Q_OK)
-        return Q_MEMORY;
-    *lane = q->lane_free != NONE ? q->lane_free : q->lane_used;
-    at = &q->lanes[*lane];
-    uint8_t *copy = malloc(length ? length : 1);
-    if (!copy)
-        return Q_MEMORY;
-    memcpy(copy, name, length);
-    if (q->lane_free != NONE)
-        q->lane_free = at->next;
-    else
-        q->lane_used++;
-    home = lane_bucket(q, copy, length);
-    *at = (struct lane){ .name = copy, .length = (uint32_t)length, .next = *home };
-    *home = *lane;
-    q->index_bytes += length + sizeof *at;
-    return Q_OK;
 }

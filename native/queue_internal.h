@@ -46,37 +46,53 @@ struct segment {
 struct note {
     struct note *next;
     uint32_t index, length;
+    uint32_t so_far; /* the length of this note and all before it */
+    uint32_t finish; /* of the newest note: the group that stands for "finish", or NONE */
     uint8_t text[];
 };
 
 struct message {
     uint64_t number;
-    int64_t birth;
-    struct message *chain, *before, *after;
+    struct message *before, *after; /* in the segment it lives in */
     struct segment *segment; /* NULL: not durable yet */
-    struct note *notes;
+    struct note *notes;      /* newest first */
     uint64_t large;
     uint32_t offset, length, count, undone;
-    uint32_t finish;   /* the group that stands for "finish", or NONE */
-    uint32_t notes_length;
     uint16_t busy;     /* pending commits that speak of this message (I9) */
     uint8_t flags;     /* COPYING, ENDING, UNREADABLE */
     uint32_t slots[];  /* for each recipient */
 };
 enum { COPYING = 1, ENDING = 2, UNREADABLE = 4 };
 
-/* Recipients of one message in one lane with one due time. Lane heaps can stand where the one heap is. */
+/* Recipients of one message in one lane with one due time. */
 struct group {
     struct message *message; /* NULL: free, and `count` links to the next free one */
     int64_t due;
-    uint32_t lane, count, place; /* place in the heap, NOT_IN_HEAP while out */
+    uint32_t lane;               /* NONE: never planned, or the message's finish */
+    uint32_t count, place;       /* place in its lane's heap, NOT_IN_HEAP while out */
     uint8_t fresh;               /* never planned */
     uint8_t copied;              /* already restated by the copy being made */
 };
 
+struct heap {
+    uint32_t *at, used, room;
+};
+
+enum lane_stand { RESTING, IN_TURN, ASLEEP };
 struct lane {
-    uint8_t *name;
-    uint32_t length, uses, next; /* next in its bucket or among the free */
+    uint8_t *name;          /* NULL: free */
+    struct heap heap;       /* the groups that wait */
+    uint32_t groups;        /* that wait or are out */
+    uint32_t length, next;  /* next in its bucket or among the free */
+    uint32_t before, after; /* its neighbours in turn */
+    uint32_t place;         /* among the sleepers */
+    enum lane_stand stand;
+};
+
+/* A place in the order of numbers; any message made or dropped makes it void. */
+struct place {
+    size_t shelf;
+    uint32_t at;
 };
 
 struct block {
@@ -115,15 +131,17 @@ struct queue {
     int lock_fd, directory_fd, segments_fd, large_fd, event_fd;
 
     /* the index: the owner's */
-    struct message **buckets;
-    uint64_t bucket_count, message_count, index_bytes;
+    struct shelved *shelves;
+    size_t shelf_count, shelf_room;
+    uint64_t message_count, index_bytes;
     struct group *groups;
     uint32_t group_room, group_used, group_free;
-    uint32_t *heap;
-    uint32_t heap_used, heap_room;
+    struct heap unplanned; /* groups of no lane that wait */
     struct lane *lanes;
-    uint32_t *lane_buckets;
-    uint32_t lane_room, lane_used, lane_free, lane_bucket_count;
+    uint32_t *lane_buckets, *asleep;
+    uint32_t lane_room, lane_used, lane_free, lane_bucket_count, lane_limit;
+    uint32_t asleep_used, turn_first, turn_last;
+    int64_t woken;
     uint64_t fresh, waiting, out, unborn, living, large_living, damaged, torn; /* unborn: recipients not durable yet */
     struct serving *servings;
     size_t serving_count, serving_room;
@@ -210,18 +228,29 @@ void segment_head_fill(uint8_t *head, const struct segment *segment);
 /* 1 read, 0 not a header, Q_FORMAT another version. */
 int segment_head_take(const uint8_t *head, struct segment *segment);
 
-/* queue_index.c: messages, groups, lanes, the heap */
+/* queue_index.c: messages by number and by segment */
 int index_start(struct queue *q);
 void index_stop(struct queue *q);
 struct message *index_find(struct queue *q, uint64_t number);
 struct message *index_new(struct queue *q, uint64_t number, const struct message_view *view);
 void index_drop(struct queue *q, struct message *message);
+struct message *index_next(struct queue *q, uint64_t after); /* the first above `after`, or NULL */
+struct place index_after(const struct queue *q, uint64_t number);
+struct message *index_step(const struct queue *q, struct place *place); /* what stands there, and go on; NULL: the end */
 void message_place(struct queue *q, struct message *message, struct segment *segment, uint32_t offset, uint32_t length);
 void message_unplace(struct queue *q, struct message *message);
+
+/* queue_lanes.c: groups in due order, lanes in turn */
+int lanes_start(struct queue *q);
+void lanes_stop(struct queue *q);
 uint32_t group_new(struct queue *q, struct message *message, uint32_t lane, int64_t due);
 void group_wait(struct queue *q, uint32_t group, int64_t due);
 void group_take_out(struct queue *q, uint32_t group);
 void group_free(struct queue *q, uint32_t group);
+int group_is_ready(const struct queue *q, uint32_t group, int64_t now); /* it is due, and its lane may hand it out */
+uint32_t fresh_first(const struct queue *q, int64_t now); /* the group whose turn it is, or NONE */
+uint32_t retry_first(struct queue *q, int64_t now);
+void lane_had_turn(struct queue *q, uint32_t lane);
 int lane_intern(struct queue *q, const void *name, size_t length, uint32_t *lane);
 uint32_t lane_find(struct queue *q, const void *name, size_t length);
 int index_room(struct queue *q); /* room for one more group, or Q_MEMORY */
@@ -231,6 +260,7 @@ int state_start(struct queue *q, struct message *message);
 void state_settle(struct queue *q, struct message *message, uint32_t index, uint32_t slot);
 int state_note(struct queue *q, struct message *message, uint32_t index, const void *note, uint32_t length);
 void state_finish(struct queue *q, struct message *message);
+uint32_t message_finish(const struct message *message);
 int state_is_over(const struct message *message);
 int state_is_undone(const struct message *message, uint32_t index);
 
@@ -270,6 +300,11 @@ void large_stop(struct queue *q);
 
 /* queue_read.c */
 int message_read(struct queue *q, struct message *message, struct message_view *view);
+struct message *find_durable(struct queue *q, uint64_t number); /* or NULL, and the error says why */
+int parts_need(struct queue *q, uint32_t count);
+void job_fill(struct queue *q, const struct message *message, const struct message_view *view, struct queue_job *job);
+void part_fill(struct queue *q, const struct message *message, uint32_t index, const uint8_t *address, uint32_t length,
+               struct queue_part *part);
 
 int buffer_need(struct queue *q, size_t length);
 int numbers_add(struct numbers *numbers, uint64_t number);

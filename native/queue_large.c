@@ -226,14 +226,13 @@ static int by_number(const void *left, const void *right)
    and counted. */
 static void drop_the_missing(struct queue *q, const struct numbers *there)
 {
-    for (uint64_t bucket = 0; bucket < q->bucket_count; bucket++)
-        for (struct message *message = q->buckets[bucket], *next; message; message = next) {
-            next = message->chain;
-            if (!message->large || bsearch(&message->number, there->at, there->used, sizeof *there->at, by_number))
-                continue;
-            q->damaged += !state_is_over(message); /* I14: one that has ended lost its file then */
-            index_drop(q, message);
-        }
+    for (struct message *message = index_next(q, 0), *next; message; message = next) {
+        next = index_next(q, message->number);
+        if (!message->large || bsearch(&message->number, there->at, there->used, sizeof *there->at, by_number))
+            continue;
+        q->damaged += !state_is_over(message); /* I14: one that has ended lost its file then */
+        index_drop(q, message);
+    }
 }
 
 int large_tidy(struct queue *q)

@@ -38,8 +38,7 @@ static uint32_t offset_in(const struct queue *q, const uint8_t *at)
     return (uint32_t)(at - q->record);
 }
 
-static void job_fill(struct queue *q, const struct message *message, const struct message_view *view,
-                     struct queue_job *job)
+void job_fill(struct queue *q, const struct message *message, const struct message_view *view, struct queue_job *job)
 {
     *job = (struct queue_job){
         .number = message->number, .birth = view->birth, .flags = view->flags,
@@ -47,17 +46,17 @@ static void job_fill(struct queue *q, const struct message *message, const struc
         .origin_offset = offset_in(q, view->origin), .origin_length = view->origin_length,
         .sender_offset = offset_in(q, view->sender), .sender_length = view->sender_length,
         .content_offset = offset_in(q, view->content), .content_length = view->content_length,
-        .large = message->large, .parts = q->parts,
+        .large = message->large, .undone = message->undone, .parts = q->parts,
     };
 }
 
-static int parts_need(struct queue *q, uint32_t count)
+int parts_need(struct queue *q, uint32_t count)
 {
     struct queue_part *wider;
 
     if (q->parts_room >= count)
         return Q_OK;
-    wider = realloc(q->parts, count * sizeof *wider);
+    wider = realloc(q->parts, (count ? count : 1) * sizeof *wider);
     if (!wider)
         return fail_with(q, Q_MEMORY, "no memory for %u recipients", count);
     q->parts = wider;
@@ -65,11 +64,16 @@ static int parts_need(struct queue *q, uint32_t count)
     return Q_OK;
 }
 
-static void part_fill(struct queue *q, const struct message *message, struct queue_part *part)
+/* `address` is in q->record. */
+void part_fill(struct queue *q, const struct message *message, uint32_t index, const uint8_t *address, uint32_t length,
+               struct queue_part *part)
 {
-    uint32_t slot = message->slots[part->index];
+    uint32_t slot = message->slots[index];
     const struct group *group;
 
+    part->index = index;
+    part->offset = offset_in(q, address);
+    part->length = length;
     part->lane = part->note = NULL;
     part->lane_length = part->note_length = 0;
     part->due = 0;
@@ -105,8 +109,8 @@ static void notes_fill(const struct message *message, struct queue_part *parts, 
     }
 }
 
-/* Which recipients a job names: all, the failed, or those due by `now`. */
-enum { ALL, FAILED_ONES, DUE_ONES };
+/* Which recipients a job names: all, the failed, the undone, or those due by `now` that their lanes may hand out. */
+enum { ALL, FAILED_ONES, UNDONE_ONES, DUE_ONES };
 
 static int is_named(const struct queue *q, const struct message *message, uint32_t index, int which, int64_t now)
 {
@@ -116,49 +120,48 @@ static int is_named(const struct queue *q, const struct message *message, uint32
         return 1;
     if (which == FAILED_ONES)
         return slot == SLOT_FAILED;
-    return slot < SLOT_FAILED && q->groups[slot].place != NOT_IN_HEAP && q->groups[slot].due <= now;
+    return slot < SLOT_FAILED && (which == UNDONE_ONES || group_is_ready(q, slot, now));
 }
 
+/* The first `most` of those named. */
 static uint32_t parts_fill(struct queue *q, const struct message *message, const struct message_view *view, int which,
-                           int64_t now)
+                           int64_t now, uint32_t most)
 {
     const uint8_t *at = view->addresses;
     uint32_t named = 0;
 
-    for (uint32_t index = 0; index < message->count; index++) {
+    for (uint32_t index = 0; index < message->count && named < most; index++) {
         uint32_t length = take16(at);
-        if (is_named(q, message, index, which, now)) {
-            struct queue_part *part = &q->parts[named++];
-            part->index = index;
-            part->offset = offset_in(q, at + 2);
-            part->length = length;
-            part_fill(q, message, part);
-        }
+        if (is_named(q, message, index, which, now))
+            part_fill(q, message, index, at + 2, length, &q->parts[named++]);
         at += 2 + length;
     }
-    if (which != DUE_ONES)
+    if (which == ALL || which == FAILED_ONES)
         notes_fill(message, q->parts, named);
     return named;
 }
 
 static void put_off(struct queue *q, struct message *message, int64_t now)
 {
-    int64_t later = now + READ_RETRY;
+    uint32_t finish = message_finish(message);
 
-    if (message->finish != NONE && q->groups[message->finish].place != NOT_IN_HEAP)
-        group_wait(q, message->finish, later);
+    if (finish != NONE && group_is_ready(q, finish, now))
+        group_wait(q, finish, now + READ_RETRY);
     for (uint32_t index = 0; index < message->count; index++)
         if (is_named(q, message, index, DUE_ONES, now))
-            group_wait(q, message->slots[index], later);
+            group_wait(q, message->slots[index], now + READ_RETRY);
 }
 
-int queue_due(struct queue *q, int64_t now, struct queue_job *job)
+int queue_due(struct queue *q, int64_t now, int which, struct queue_job *job)
 {
+    uint32_t group;
+
     if (now > INT64_MAX - READ_RETRY - 1)
         now = INT64_MAX - READ_RETRY - 1; /* there must be a later */
-    while (q->heap_used && q->groups[q->heap[0]].due <= now) {
-        struct message *message = q->groups[q->heap[0]].message;
-        int finish = message->finish == q->heap[0];
+    while ((group = which == QUEUE_FRESH ? fresh_first(q, now) : retry_first(q, now)) != NONE) {
+        struct message *message = q->groups[group].message;
+        uint32_t lane = q->groups[group].lane;
+        int finish = message_finish(message) == group;
         struct message_view view;
         int code = message_read(q, message, &view);
         if (code == Q_MEMORY || parts_need(q, message->count) != Q_OK)
@@ -169,27 +172,19 @@ int queue_due(struct queue *q, int64_t now, struct queue_job *job)
         }
         job_fill(q, message, &view, job);
         job->kind = finish ? QUEUE_FINISH : QUEUE_ATTEMPT;
-        job->part_count = parts_fill(q, message, &view, finish ? FAILED_ONES : DUE_ONES, now);
+        job->part_count = parts_fill(q, message, &view, finish ? FAILED_ONES : DUE_ONES, now, message->count);
         if (finish)
-            group_take_out(q, message->finish);
+            group_take_out(q, group);
         for (uint32_t part = 0; !finish && part < job->part_count; part++)
             group_take_out(q, message->slots[q->parts[part].index]);
+        if (lane != NONE)
+            lane_had_turn(q, lane);
         return 1;
     }
     return 0;
 }
 
-int queue_next_due(struct queue *q, int64_t *due)
-{
-    if (!q->heap_used)
-        return 0;
-    *due = q->groups[q->heap[0]].due;
-    if (*due < 0)
-        *due = 0;
-    return 1;
-}
-
-static struct message *find_durable(struct queue *q, uint64_t number)
+struct message *find_durable(struct queue *q, uint64_t number)
 {
     struct message *message = index_find(q, number);
 
@@ -200,6 +195,13 @@ static struct message *find_durable(struct queue *q, uint64_t number)
     return NULL;
 }
 
+static void slot_due_now(struct queue *q, uint32_t slot, int waiting)
+{
+    if (slot < SLOT_FAILED && (q->groups[slot].place != NOT_IN_HEAP) == waiting &&
+        (!waiting || q->groups[slot].due > DUE_RETRY))
+        group_wait(q, slot, DUE_RETRY);
+}
+
 /* Groups of this message that are out (or wait, if `waiting`) are due now. */
 static int due_now(struct queue *q, uint64_t number, int waiting)
 {
@@ -207,15 +209,10 @@ static int due_now(struct queue *q, uint64_t number, int waiting)
 
     if (!message)
         return Q_UNKNOWN;
-    if (message->finish != NONE && !(message->flags & ENDING) &&
-        (q->groups[message->finish].place != NOT_IN_HEAP) == waiting)
-        group_wait(q, message->finish, DUE_RETRY);
-    for (uint32_t index = 0; index < message->count; index++) {
-        uint32_t slot = message->slots[index];
-        if (slot < SLOT_FAILED && (q->groups[slot].place != NOT_IN_HEAP) == waiting &&
-            (!waiting || q->groups[slot].due > DUE_RETRY))
-            group_wait(q, slot, DUE_RETRY);
-    }
+    if (message_finish(message) != NONE && !(message->flags & ENDING))
+        slot_due_now(q, message_finish(message), waiting);
+    for (uint32_t index = 0; index < message->count; index++)
+        slot_due_now(q, message->slots[index], waiting);
     return Q_OK;
 }
 
@@ -229,24 +226,21 @@ int queue_retry(struct queue *q, uint64_t number)
     return due_now(q, number, 1);
 }
 
-uint64_t queue_retry_all(struct queue *q, const void *lane, size_t lane_length)
+int queue_retry_some(struct queue *q, uint64_t number, const uint32_t *indexes, uint32_t count)
 {
-    uint32_t name = lane ? lane_find(q, lane, lane_length) : NONE;
-    uint64_t found = 0;
+    struct message *message = find_durable(q, number);
 
-    if (lane && name == NONE)
-        return 0;
-    for (uint32_t group = 0; group < q->group_used; group++) {
-        const struct group *at = &q->groups[group];
-        if (at->message && at->place != NOT_IN_HEAP && at->due > DUE_RETRY && (!lane || at->lane == name)) {
-            group_wait(q, group, DUE_RETRY);
-            found++;
-        }
-    }
-    return found;
+    if (!message)
+        return Q_UNKNOWN;
+    for (uint32_t at = 0; at < count; at++)
+        if (indexes[at] >= message->count)
+            return fail_with(q, Q_UNKNOWN, "message %llu has no recipient %u", (unsigned long long)number, indexes[at]);
+    for (uint32_t at = 0; at < count; at++)
+        slot_due_now(q, message->slots[indexes[at]], 1);
+    return Q_OK;
 }
 
-int queue_show(struct queue *q, uint64_t number, struct queue_job *job)
+static int show(struct queue *q, uint64_t number, int which, uint32_t most, struct queue_job *job)
 {
     struct message *message = find_durable(q, number);
     struct message_view view;
@@ -254,14 +248,26 @@ int queue_show(struct queue *q, uint64_t number, struct queue_job *job)
 
     if (!message)
         return index_find(q, number) ? Q_STATE : Q_UNKNOWN;
+    if (most > message->count)
+        most = message->count;
     code = message_read(q, message, &view);
     if (code == Q_OK)
-        code = parts_need(q, message->count);
+        code = parts_need(q, most);
     if (code != Q_OK)
         return code;
     job_fill(q, message, &view, job);
-    job->part_count = parts_fill(q, message, &view, ALL, 0);
+    job->part_count = parts_fill(q, message, &view, which, 0, most);
     return Q_OK;
+}
+
+int queue_show(struct queue *q, uint64_t number, struct queue_job *job)
+{
+    return show(q, number, ALL, UINT32_MAX, job);
+}
+
+int queue_glance(struct queue *q, uint64_t number, uint32_t most, struct queue_job *job)
+{
+    return show(q, number, UNDONE_ONES, most, job);
 }
 
 int queue_open_large(struct queue *q, uint64_t number)
@@ -285,47 +291,4 @@ int queue_is_out(struct queue *q, uint64_t number, uint32_t index)
 
     return message && message->segment && index < message->count && message->slots[index] < SLOT_FAILED &&
            q->groups[message->slots[index]].place == NOT_IN_HEAP;
-}
-
-static int number_order(const void *left, const void *right)
-{
-    uint64_t one = *(const uint64_t *)left, two = *(const uint64_t *)right;
-
-    return one < two ? -1 : one > two;
-}
-
-/* The `limit` smallest above `after`: kept in a heap with the largest on top while all are looked at once. */
-static void keep_smallest(uint64_t *heap, size_t used, size_t at)
-{
-    uint64_t number = heap[at];
-
-    for (size_t child; (child = 2 * at + 1) < used; at = child) {
-        if (child + 1 < used && heap[child + 1] > heap[child])
-            child++;
-        if (heap[child] <= number)
-            break;
-        heap[at] = heap[child];
-        heap[child] = number;
-    }
-}
-
-size_t queue_list(struct queue *q, uint64_t after, uint64_t *numbers, size_t limit)
-{
-    size_t used = 0;
-
-    for (uint64_t bucket = 0; bucket < q->bucket_count && limit; bucket++)
-        for (struct message *message = q->buckets[bucket]; message; message = message->chain) {
-            if (message->number <= after || !message->segment)
-                continue;
-            if (used < limit) {
-                numbers[used++] = message->number;
-                for (size_t at = used / 2; used == limit && at--;)
-                    keep_smallest(numbers, used, at);
-            } else if (message->number < numbers[0]) {
-                numbers[0] = message->number;
-                keep_smallest(numbers, used, 0);
-            }
-        }
-    qsort(numbers, used, sizeof *numbers, number_order);
-    return used;
 }

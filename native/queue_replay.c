@@ -184,22 +184,21 @@ static int replay_segment(struct queue *q, struct segment *segment)
 
 static int settle_index(struct queue *q)
 {
-    for (uint64_t bucket = 0; bucket < q->bucket_count; bucket++)
-        for (struct message *message = q->buckets[bucket], *next; message; message = next) {
-            next = message->chain;
-            if (state_is_over(message)) {
-                index_drop(q, message);
-                continue;
-            }
-            if (state_start(q, message) != Q_OK)
-                return fail_with(q, Q_MEMORY, "no memory");
-            state_finish(q, message);
-            for (uint32_t index = 0; index < message->count; index++) {
-                uint32_t slot = message->slots[index];
-                if (slot < SLOT_FAILED && q->groups[slot].place == NOT_IN_HEAP)
-                    group_wait(q, slot, DUE_NOW);
-            }
+    for (struct message *message = index_next(q, 0), *next; message; message = next) {
+        next = index_next(q, message->number);
+        if (state_is_over(message)) {
+            index_drop(q, message);
+            continue;
         }
+        if (state_start(q, message) != Q_OK)
+            return fail_with(q, Q_MEMORY, "no memory");
+        state_finish(q, message);
+        for (uint32_t index = 0; index < message->count; index++) {
+            uint32_t slot = message->slots[index];
+            if (slot < SLOT_FAILED && q->groups[slot].place == NOT_IN_HEAP)
+                group_wait(q, slot, DUE_NOW);
+        }
+    }
     return Q_OK;
 }
 

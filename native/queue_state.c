@@ -64,29 +64,35 @@ int state_start(struct queue *q, struct message *message)
 /* The text for the bounce. All notes of a message must fit beside it in a copy (I8): what is too much is left out. */
 int state_note(struct queue *q, struct message *message, uint32_t index, const void *text, uint32_t length)
 {
+    uint32_t before = message->notes ? message->notes->so_far : 0;
     struct note *note;
 
     if (length > Q_NOTE_MAX)
         length = Q_NOTE_MAX;
-    if (message->notes_length + length > capacity(q) / 8)
+    if (before + length > capacity(q) / 8)
         length = 0;
     note = malloc(sizeof *note + length);
     if (!note)
         return Q_MEMORY;
-    *note = (struct note){ .next = message->notes, .index = index, .length = length };
+    *note = (struct note){ .next = message->notes, .index = index, .length = length, .so_far = before + length,
+                           .finish = NONE };
     if (length)
         memcpy(note->text, text, length);
     message->notes = note;
-    message->notes_length += length;
     return Q_OK;
+}
+
+uint32_t message_finish(const struct message *message)
+{
+    return message->notes ? message->notes->finish : NONE;
 }
 
 /* When nothing is left undone and there are notes, the message itself falls due. Before: a group is free, which is
    so when the last recipient has just left its own. */
 void state_finish(struct queue *q, struct message *message)
 {
-    if (message->undone || !message->notes || message->finish != NONE)
+    if (message->undone || !message->notes || message_finish(message) != NONE)
         return;
-    message->finish = group_new(q, message, NONE, DUE_RETRY);
-    group_wait(q, message->finish, DUE_RETRY);
+    message->notes->finish = group_new(q, message, NONE, DUE_NOW);
+    group_wait(q, message->notes->finish, DUE_NOW);
 }

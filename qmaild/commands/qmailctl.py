@@ -6,17 +6,14 @@ Exit status: 0 done, 1 not done (the text says why), 100 wrong call, 111 try aga
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from qmaild.commands import configuration, tracing
 from qmaild.runtime import controls, paths, people, running
 from qmaild.runtime.control_client import FORBIDDEN, MISSING, Reply, Unreachable, ask
-
-PAGE = 1000  # messages in one answer of the queue service
 
 SMTP_SOCKETS = {"public": "qmaild-smtpd.socket", "loopback": "qmaild-smtpd-loopback.socket"}
 
@@ -75,21 +72,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_queue_commands(queue: Any) -> None:
-    def add(name: str, run: Callable[[Any], int], text: str, numbers: str = "") -> argparse.ArgumentParser:
+    def add(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = queue.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        if numbers:
-            kind = _number if numbers == "NUMBER" else _number_or_all
-            command.add_argument("numbers", nargs="+", metavar=numbers, type=kind)
         return command
 
     listing = add("list", _queue_list, "List the messages in the queue.")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    show = add("show", _queue_show, "Show messages with all their recipients.", "NUMBER")
+    listing.add_argument("--domain", metavar="DOMAIN", type=_domain,
+                         help="only those with recipients there that are left")  # fmt: skip
+    show = add("show", _queue_show, "Show messages with all their recipients.")
     show.add_argument("--json", action="store_true", help="one JSON object a line")
-    add("retry", lambda options: _each("retry", options.numbers), "Try waiting recipients now.", "NUMBER|all")
-    add("delete", lambda options: _each("delete", options.numbers),
-        "Remove messages; no bounce is sent.", "NUMBER|all")  # fmt: skip
+    show.add_argument("numbers", nargs="+", metavar="NUMBER", type=_number)
+    for name, text, where in (
+        ("retry", "Try waiting recipients now.", "try what waits for recipients there"),
+        ("delete", "Remove messages; no bounce is sent.", "remove the recipients there, and messages with no others left"),
+    ):  # fmt: skip
+        command = add(name, _queue_steer, text)
+        command.set_defaults(verb=name, wrong=command.error)
+        command.add_argument("numbers", nargs="*", metavar="NUMBER|all", type=_number_or_all)
+        command.add_argument("--domain", metavar="DOMAIN", type=_domain, help=where)
+
+
+def _domain(text: str) -> str:
+    if not text or "@" in text:
+        raise argparse.ArgumentTypeError("expected a domain")
+    return text
 
 
 def _number(text: str) -> str:
@@ -125,20 +133,30 @@ def _status(options: Any) -> int:
     return 1 if is_failed else 0
 
 
-def _queue_list(options: Any) -> int:
-    after, is_empty = "0", True
-    form = ["json"] if options.json else []
+def _sweep(verb: str, domain: str | None) -> Iterator[tuple[int, str]]:
+    """Ask for one slice of the queue after the other: how many messages it was about, the lines about them."""
+    after = "0"
     while True:
-        reply = ask("queue", "list", after, str(PAGE), *form)
-        lines = reply.text.splitlines()
-        if reply.code or not lines:
-            break
-        is_empty = False
-        print("\n".join(lines))
-        after = str(json.loads(lines[-1])["number"]) if options.json else lines[-1].split(None, 1)[0]
-    if is_empty and not reply.code and not options.json:
-        print("The queue holds no messages.")
-    return _print(reply) if reply.code else 0
+        reply = ask("queue", "sweep", verb, after, *([domain] if domain else []))
+        if reply.code:
+            raise Unreachable("queue", reply.text)
+        head, _, lines = reply.text.partition("\n")
+        after, _, count = head.partition(" ")
+        yield int(count), lines
+        if after == "0":
+            return
+
+
+def _queue_list(options: Any) -> int:
+    found = 0
+    for count, lines in _sweep("json" if options.json else "list", options.domain):
+        found += count
+        if lines:
+            print(lines)
+    if not found and not options.json:
+        where = f" for {options.domain}" if options.domain else ""
+        print(f"The queue holds no messages{where}.")
+    return 0
 
 
 def _queue_show(options: Any) -> int:
@@ -146,8 +164,16 @@ def _queue_show(options: Any) -> int:
     return max([_print(ask("queue", "show", number, *form)) for number in options.numbers])
 
 
-def _each(verb: str, numbers: list[str]) -> int:
-    return max([_print(ask("queue", verb, number)) for number in numbers])
+def _queue_steer(options: Any) -> int:
+    if bool(options.numbers) == bool(options.domain):
+        options.wrong("expected message numbers, all, or --domain")
+    if not options.domain and "all" not in options.numbers:
+        return max([_print(ask("queue", options.verb, number)) for number in options.numbers])
+    count = sum([count for count, _ in _sweep(options.verb, options.domain)])
+    done = {"retry": "due now", "delete": "deleted"}[options.verb]
+    where = f" with recipients at {options.domain}" if options.domain else ""
+    print(f"{count} messages{where}: {done}")
+    return 0
 
 
 def _reload(options: Any) -> int:

@@ -71,6 +71,10 @@ DISCARDED = _event("discarded", "7f7deb1b221d4f28953d277115332d94", WARNING,
 ENDED = _event("ended", "983a57d05be14ae7b08d1b745783f4fb", INFO,
     "{message}: removed from the queue by an administrator", "message sender",
     "An administrator deleted this message from the queue; no bounce was sent.")  # fmt: skip
+REMOVED = _event("removed", "9f36d1b6e41e4bb3adac0567f2c81dda", INFO,
+    "{message}: {recipients} recipients at {text} removed by an administrator", "message sender recipients text",
+    "An administrator deleted all recipients at this domain from the queue; no bounce was sent to the sender. The "
+    "other recipients of the message are not concerned.")  # fmt: skip
 DAMAGED = _event("damaged", "f818d438a0cf4a46965ac56427768b08", ERROR,
     "the queue held damaged records: {text}", "text",
     "Records in the queue's segments did not match their checksums. They were skipped and cost only themselves; "
@@ -82,5 +86,5 @@ STORAGE = _event("storage", "c576dd02997c45f0bdc1574dcb862346", ERROR,
 
 EVENTS: dict[str, Event] = {
     event.name: event
-    for event in (ACCEPTED, REFUSED, DELIVERY, BOUNCED, DISCARDED, ENDED, DAMAGED, STORAGE)
+    for event in (ACCEPTED, REFUSED, DELIVERY, BOUNCED, DISCARDED, ENDED, REMOVED, DAMAGED, STORAGE)
 }  # fmt: skip

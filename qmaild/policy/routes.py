@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from qmaild.policy import lane_names
 from qmaild.policy.recipients import Target, suffixes
 
-LOCAL_LANE = b"local"
+LOCAL_LANE = lane_names.LOCAL
 
 
 def find(domain: bytes, table: dict[bytes, bytes]) -> tuple[bytes, bytes] | None:
@@ -28,5 +29,5 @@ def lane_of(target: Target, table: dict[bytes, bytes]) -> bytes:
         return LOCAL_LANE
     route = find(target.domain, table) if table else None
     if route is None:
-        return b"remote:" + target.domain.lower()
-    return b"remote:@" + route[0]
+        return lane_names.of_domain(target.domain)
+    return lane_names.ROUTES + route[0]

@@ -7,6 +7,8 @@ send may leave. A lost connection makes everything that was out due again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import errno
 import socket
 from collections.abc import Callable
@@ -14,22 +16,39 @@ from typing import Any
 
 from qmaild.protocol import frames
 from qmaild.queue.commits import Commits
-from qmaild.queue.store import Job, Store, StoreError
+from qmaild.queue.store import FRESH, LANE_BYTES, RETRY, Job, Store, StoreError
 from qmaild.runtime import system
 from qmaild.runtime.channel import Channel
 
 LINGER_SECONDS = 0.005  # new mail waits this long behind its 250, so that a burst travels as one batch
 WINDOW_MESSAGES = 10_000  # out at send at a time
 WINDOW_BYTES = 64 << 20  # their contents, as far as they are in memory
+# What was deferred before has a part of the window, so that new mail finds room however much is due.
+RETRY_MESSAGES = 5_000
+RETRY_BYTES = 16 << 20
+LANE_MESSAGES = 300  # deferred ones of one lane: a destination that has died keeps no others out
 MAX_NOTES = 4 << 20  # of one message, in its Finish: 100,000 recipients may each have failed with a page of text
 NOTED_BYTES = 256 << 10  # of one message while it is out: above it a note keeps its beginning only
 SHORT_NOTE = 80
 BATCH = 200  # jobs in one look: the loop stays responsive
+RETRY_SHARE = BATCH // 4  # of these, what was deferred has while new mail waits: it does not starve
 UNREACHABLE_SECONDS = 1.0  # between tries to reach send
 LONGEST_SLEEP_SECONDS = 60.0  # a clock that jumps is noticed within this
 IDLE_SECONDS = 5.0  # rule 11
 TROUBLE_SECONDS = 5.0  # until a message that could not be handed out is tried again
 NO_ROOM_SECONDS = 60.0  # a bounce that found the disk full is made again after this
+RECORD_SECONDS = 1.0  # what could not be recorded is recorded after this
+PASSING = ("memory", "io", "space")  # why the store may refuse now and not later
+
+
+@dataclasses.dataclass(slots=True)
+class Out:
+    """A message that send has. left: recipients not answered yet; held: bytes of its content; noted: of the notes about it."""
+
+    left: int
+    held: int
+    is_retry: bool
+    noted: int = 0
 
 
 class Manager:
@@ -46,15 +65,17 @@ class Manager:
         self._believed = believed  # a birth, by the clock as it is now
         self._path = path
         self._channel: Channel | None = None
-        self._out: dict[int, tuple[int, int]] = {}  # number: (recipients not answered yet, bytes of its content)
+        self._out: dict[int, Out] = {}
         self._out_bytes = 0
-        self._noted: dict[int, int] = {}  # number: bytes of the notes about it since it went out
+        self._retries = self._retry_bytes = 0  # of these, what was deferred before
+        self._unrecorded: list[Any] = []  # answers that the store could not take in yet
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._idle: asyncio.TimerHandle | None = None
         self.is_stopping = False
         self.on_trouble: Callable[[str], None] = lambda text: None
         self.is_held: Callable[[], bool] = lambda: False  # an administrator wants nothing delivered now
+        store.limit(LANE_MESSAGES)
         self._handlers: dict[type, Callable[[Any], None]] = {
             frames.Done: self._done, frames.Failed: self._failed, frames.Deferred: self._deferred,
             frames.Ended: self._ended, frames.Bounce: self._bounce,
@@ -86,17 +107,27 @@ class Manager:
 
     def _look(self) -> None:
         self._timer = None
-        due = self._store.next_due()
-        if due is None or self.is_stopping or self.is_held():
-            return
-        wait = (due - self._now()) / 1e6
+        now = self._now()
+        dues = [due for due in map(self._next_due, (FRESH, RETRY)) if due is not None]
+        if not dues or self.is_stopping or self.is_held():
+            return  # an answer wakes us, or something new
+        wait = (min(dues) - now) / 1e6
         if wait > 0:
             self._look_in(min(wait, LONGEST_SLEEP_SECONDS))
             return
         if self._channel is None and not self._connect():
             self._look_in(UNREACHABLE_SECONDS)
             return
-        self._hand_out()
+        self._hand_out(now)
+
+    def _next_due(self, which: int) -> int | None:
+        """Return when something of this class is due that the window has room for."""
+        return self._store.next_due(which) if self._has_room(which) else None
+
+    def _has_room(self, which: int) -> bool:
+        if which == RETRY and (self._retries >= RETRY_MESSAGES or self._retry_bytes >= RETRY_BYTES):
+            return False
+        return len(self._out) < WINDOW_MESSAGES and self._out_bytes < WINDOW_BYTES
 
     def _connect(self) -> bool:
         try:
@@ -112,18 +143,25 @@ class Manager:
         self._channel.send(frames.Hello(frames.VERSION, b"queue"))
         return True
 
-    def _hand_out(self) -> None:
-        room = min(BATCH, WINDOW_MESSAGES - len(self._out))
-        if room <= 0 or self._out_bytes >= WINDOW_BYTES:
-            return  # an answer wakes us
-        for job in self._store.due(self._now(), room):
-            self._hand(job)
-        if self._idle:
+    def _hand_out(self, now: int) -> None:
+        due = self._next_due(RETRY)
+        share = RETRY_SHARE if due is not None and due <= now else 0
+        handed = self._hand_some(FRESH, BATCH - share, now)
+        self._hand_some(RETRY, BATCH - handed, now)
+        if self._out and self._idle:
             self._idle.cancel()
             self._idle = None
         self._look_in(0.0)
 
-    def _hand(self, job: Job) -> None:
+    def _hand_some(self, which: int, most: int, now: int) -> int:
+        for handed in range(most):
+            job = self._store.due(now, which) if self._has_room(which) else None
+            if job is None:
+                return handed
+            self._hand(job, which == RETRY)
+        return most
+
+    def _hand(self, job: Job, is_retry: bool) -> None:
         try:
             content, descriptor = self._content(job)
         except (OSError, StoreError) as error:  # no descriptor or memory for it now: it is due again soon
@@ -131,9 +169,14 @@ class Manager:
             self._loop.call_later(TROUBLE_SECONDS, self._give_back, job.number)
             return
         held = len(job.content or content)
-        left, before = self._out.get(job.number, (0, 0))  # another lane of it may still be out
-        self._out[job.number] = (left + len(job.recipients), before + held)
+        out = self._out.get(job.number)
+        if out is None:
+            out = self._out[job.number] = Out(0, 0, is_retry)
+            self._retries += is_retry
+        out.left += len(job.recipients)  # another lane of it may still be out
+        out.held += held
         self._out_bytes += held
+        self._retry_bytes += held * out.is_retry
         rides = int(descriptor >= 0)
         birth = self._believed(job.birth)
         assert self._channel is not None
@@ -164,22 +207,41 @@ class Manager:
             if isinstance(frame, frames.Hello) or handler is None:
                 channel.close()
             return  # about a message that an administrator has deleted meanwhile
+        self._record(handler, frame)
+        self._commits.kick()
+
+    def _record(self, handler: Callable[[Any], None], frame: Any) -> None:
         try:
             handler(frame)
-        except StoreError:
-            # Deleted meanwhile, or an index that never was: nothing was recorded, nothing is lost.
-            self._settle(frame.number, WINDOW_MESSAGES)
+        except StoreError as error:
+            if error.reason not in PASSING:
+                # Deleted meanwhile, or an index that never was: nothing was recorded, nothing is lost.
+                self._settle(frame.number, WINDOW_MESSAGES)
+                return
+            if not self._unrecorded:
+                self._loop.call_later(RECORD_SECONDS, self._record_again)
+            self._unrecorded.append(frame)
+
+    def _record_again(self) -> None:
+        """Answers that found no memory: their recipients are out until they are recorded, and are tried by nobody else."""
+        unrecorded, self._unrecorded = self._unrecorded, []
+        for frame in unrecorded:
+            if frame.number in self._out:
+                self._record(self._handlers[type(frame)], frame)
         self._commits.kick()
 
     def _settle(self, number: int, recipients: int) -> None:
-        left, held = self._out.get(number, (0, 0))
-        if left > recipients:
-            self._out[number] = (left - recipients, held)
+        out = self._out.get(number)
+        if out is None:
             return
-        if self._out.pop(number, None):
-            self._noted.pop(number, None)
-            self._out_bytes -= held
-            self._look_in(LINGER_SECONDS)
+        self._look_in(LINGER_SECONDS)  # a lane may have had its limit out
+        out.left -= recipients
+        if out.left > 0:
+            return
+        del self._out[number]
+        self._out_bytes -= out.held
+        self._retries -= out.is_retry
+        self._retry_bytes -= out.held * out.is_retry
         if not self._out and self._channel and not self._idle:
             self._idle = self._loop.call_later(IDLE_SECONDS, self._close_if_idle)
 
@@ -188,14 +250,15 @@ class Manager:
         self._settle(frame.number, len(frame.indexes))
 
     def _failed(self, frame: frames.Failed) -> None:
-        noted = self._noted.get(frame.number, 0)
-        note = frame.note if noted < NOTED_BYTES else frame.note[:SHORT_NOTE]
-        self._noted[frame.number] = noted + len(note)
+        out = self._out[frame.number]
+        note = frame.note if out.noted < NOTED_BYTES else frame.note[:SHORT_NOTE]
         self._store.fail(frame.number, frame.index, note)
+        out.noted += len(note)
         self._settle(frame.number, 1)
 
     def _deferred(self, frame: frames.Deferred) -> None:
-        self._store.defer(frame.number, frame.lane, frame.due, frame.indexes)
+        # A lane is a name to wait under: that of a monstrous domain may be cut.
+        self._store.defer(frame.number, frame.lane[:LANE_BYTES], frame.due, frame.indexes)
         self._settle(frame.number, len(frame.indexes))
 
     def _ended(self, frame: frames.Ended) -> None:
@@ -229,9 +292,12 @@ class Manager:
 
     def _lost(self, channel: Channel) -> None:
         self._channel = None
+        unrecorded, self._unrecorded = self._unrecorded, []
+        for frame in unrecorded:
+            with contextlib.suppress(StoreError, KeyError):  # then it is tried again, which is better than never
+                self._handlers[type(frame)](frame)
         out, self._out = self._out, {}
-        self._out_bytes = 0
-        self._noted.clear()
+        self._out_bytes = self._retries = self._retry_bytes = 0
         for number in out:
             self._give_back(number)
         if not self.is_stopping:

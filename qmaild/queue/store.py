@@ -15,15 +15,20 @@ from qmaild._queue import ffi, lib
 SEGMENT_BYTES = 32 << 20
 LARGE_BYTES = 256 << 10  # a body above this gets a file of its own
 SHOWN_PARTS = 200_000  # recipients looked at in one call of messages()
+LANE_BYTES = 1024  # of a lane's name
 BRIEF_RECIPIENTS = 3
-BRIEF_WORK = 8 << 20  # bytes read in one call of briefs(): milliseconds, for anybody may ask
+BRIEF_WORK = 4 << 20  # bytes read in one call of briefs(): milliseconds, for anybody may ask
+FIND_WORK = 200_000  # recipients looked at in one call of find(): milliseconds
+
+# The two classes that fall due, each by itself: new messages and those to finish; what waits in lanes.
+FRESH: int = lib.QUEUE_FRESH
+RETRY: int = lib.QUEUE_RETRY
 
 _REASONS = {
     lib.Q_OWNER: "owner", lib.Q_FORMAT: "format", lib.Q_LOCKED: "locked", lib.Q_IO: "io", lib.Q_SPACE: "space",
     lib.Q_UNKNOWN: "unknown", lib.Q_STATE: "state", lib.Q_LIMIT: "limit", lib.Q_MEMORY: "memory",
     lib.Q_DAMAGED: "damaged",
 }  # fmt: skip
-_UNDONE = (lib.Q_NEW, lib.Q_WAITING, lib.Q_OUT)
 _STATES = {lib.Q_NEW: "new", lib.Q_WAITING: "waiting", lib.Q_OUT: "out", lib.Q_DONE: "done", lib.Q_FAILED: "failed"}
 
 
@@ -89,6 +94,25 @@ class Brief(NamedTuple):
     sender: bytes
     left: tuple[bytes, ...]
     left_count: int
+
+
+class Search(NamedTuple):
+    """Which undone recipients are meant: those in lane; not those in other lanes that begin with telling, and not with
+    shared; of all others, the new ones among them, those whose address ends with suffix (letters' case aside)."""
+
+    lane: bytes
+    telling: bytes
+    shared: bytes
+    suffix: bytes
+
+
+class Match(NamedTuple):
+    """What a search means of one message: indexes of undone_count undone recipients."""
+
+    number: int
+    sender: bytes
+    indexes: list[int]
+    undone_count: int
 
 
 class Collected(NamedTuple):
@@ -248,30 +272,29 @@ class Store:
 
     # --- reading, due order
 
-    def due(self, now: int, limit: int) -> list[Job]:
-        """Take out up to limit messages with all their recipients due at now: new ones first, then earliest due."""
-        jobs: list[Job] = []
-        while len(jobs) < limit and self._check(lib.queue_due(self._core, now, self._job)):
-            jobs.append(_job(self._job))
-        return jobs
+    def due(self, now: int, which: int) -> Job | None:
+        """Take out the next message of this class (FRESH or RETRY) with its recipients due at now; None if there is none."""
+        return _job(self._job) if self._check(lib.queue_due(self._core, now, which, self._job)) else None
 
-    def next_due(self) -> int | None:
-        """Return when something is due next (0: now), None if nothing waits."""
+    def next_due(self, which: int) -> int | None:
+        """Return when something of this class is due next (0: now), None if nothing waits, or only behind the limit."""
         due = ffi.new("int64_t *")
-        return int(due[0]) if lib.queue_next_due(self._core, due) else None
+        return int(due[0]) if lib.queue_next_due(self._core, which, due) else None
+
+    def limit(self, per_lane: int) -> None:
+        """From now on no lane has more than so many messages out (0: any number)."""
+        lib.queue_limit(self._core, per_lane)
 
     def give_back(self, number: int) -> None:
         """What is out of this message is due again now. StoreError unknown."""
         self._check(lib.queue_give_back(self._core, number))
 
-    def retry(self, number: int) -> bool:
-        """What waits of this message is due now; False if there is no such message."""
-        return bool(lib.queue_retry(self._core, number) == lib.Q_OK)
-
-    def retry_all(self, lane: bytes | None = None) -> int:
-        """What waits in this lane (None: in any) is due now; return how many groups of recipients that were."""
-        name = ffi.NULL if lane is None else ffi.from_buffer(lane)
-        return int(lib.queue_retry_all(self._core, name, len(lane or b"")))
+    def retry(self, number: int, indexes: Sequence[int] | None = None) -> None:
+        """What waits of this message, or of these recipients, is due now. StoreError unknown."""
+        if indexes is None:
+            self._check(lib.queue_retry(self._core, number))
+        else:
+            self._check(lib.queue_retry_some(self._core, number, indexes, len(indexes)))
 
     def is_out(self, number: int, index: int) -> bool:
         return bool(lib.queue_is_out(self._core, number, index))
@@ -297,6 +320,10 @@ class Store:
         self._check(lib.queue_show(self._core, number, self._job))
         return self._job
 
+    def summary(self, number: int) -> Summary:
+        """Return one message with every recipient's state. StoreError unknown, state, damaged, io."""
+        return _summary(self._show(number))
+
     def messages(self, after: int, limit: int) -> list[Summary]:
         """Return up to limit messages with numbers above after, ascending; those that cannot be read are left out.
 
@@ -312,19 +339,43 @@ class Store:
                 break
         return shown
 
+    def brief(self, number: int) -> Brief:
+        """Return what to list of one message. StoreError unknown, state, damaged, io."""
+        self._check(lib.queue_glance(self._core, number, BRIEF_RECIPIENTS, self._job))
+        return _brief(self._job)
+
     def briefs(self, after: int, limit: int, origin: bytes) -> tuple[list[Brief], int]:
         """Return what to list of the messages above after that have this origin (b"": any), and where to go on (0: the end)."""
         shown: list[Brief] = []
         work = last = 0
         for last in self._numbers_above(after, limit):
-            if lib.queue_show(self._core, last, self._job) == lib.Q_OK:
+            if lib.queue_glance(self._core, last, BRIEF_RECIPIENTS, self._job) == lib.Q_OK:
                 job = self._job
                 if origin in (b"", _bytes(job.record + job.origin_offset, job.origin_length)):
                     shown.append(_brief(job))
-                work += job.record_length + 64 * job.part_count
+                work += job.record_length
             if work > BRIEF_WORK:
                 break
         return shown, last
+
+    def find(self, search: Search | None, after: int, limit: int) -> tuple[list[int], int]:
+        """Return up to limit numbers above after, ascending, of messages with a recipient who is meant (None: all
+        messages), and where to go on (0: the end). One call costs milliseconds, and finds fewer or none rather than more.
+        """
+        numbers, cursor = ffi.new("uint64_t[]", max(limit, 1)), ffi.new("uint64_t *", after)
+        sought = ffi.NULL if search is None else _Sought(search).at
+        count = lib.queue_find(self._core, sought, cursor, numbers, limit, FIND_WORK)
+        return _numbers(numbers, count), int(cursor[0])
+
+    def match(self, number: int, search: Search | None) -> Match:
+        """Return which undone recipients of this message are meant (None: all). StoreError unknown, state, damaged, io."""
+        if search is None:
+            self._check(lib.queue_glance(self._core, number, ffi.cast("uint32_t", -1), self._job))
+        else:
+            self._check(lib.queue_match(self._core, number, _Sought(search).at, self._job))
+        job = self._job
+        sender = _bytes(job.record + job.sender_offset, job.sender_length)
+        return Match(number, sender, [part.index for part in _parts(job)], job.undone)
 
     def _numbers_above(self, after: int, limit: int) -> list[int]:
         numbers = ffi.new("uint64_t[]", max(limit, 1))
@@ -344,6 +395,17 @@ class Store:
         """Begin a file for a large message. StoreError space, io."""
         self._check(lib.queue_stage(self._core, self._number))
         return Staged(self, int(self._number[0]))
+
+
+class _Sought:
+    """A search as the core reads it; it keeps the bytes alive."""
+
+    def __init__(self, search: Search) -> None:
+        self.at = ffi.new("struct queue_search *")
+        self._kept = [ffi.from_buffer(each) for each in search]
+        for name, value, kept in zip(Search._fields, search, self._kept, strict=True):
+            setattr(self.at, name, kept)
+            setattr(self.at, f"{name}_length", len(value))
 
 
 def _numbers(array: Any, count: int) -> list[int]:
@@ -391,15 +453,9 @@ def _summary(job: Any) -> Summary:
 
 
 def _brief(job: Any) -> Brief:
-    left: list[bytes] = []
-    count = 0
-    for part in _parts(job):
-        if part.state in _UNDONE:
-            count += 1
-            if count <= BRIEF_RECIPIENTS:
-                left.append(_bytes(job.record + part.offset, part.length))
+    left = tuple([_bytes(job.record + part.offset, part.length) for part in _parts(job)])
     sender = _bytes(job.record + job.sender_offset, job.sender_length)
-    return Brief(job.number, job.birth, job.content_length + job.large, sender, tuple(left), count)
+    return Brief(job.number, job.birth, job.content_length + job.large, sender, left, job.undone)
 
 
 def _bytes(at: Any, length: int) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from qmaild.control import events
 from qmaild.protocol import frames
 from qmaild.queue import listing
+from qmaild.queue.administration import Administration
 from qmaild.queue.commits import Commits
 from qmaild.queue.intake import Intake
 from qmaild.queue.manager import Manager
@@ -19,7 +20,7 @@ from qmaild.runtime.clock import JUMP, Clock
 from qmaild.runtime.service import Service, run
 
 TROUBLE_SECONDS = 30.0  # one record of storage trouble in this time; clients hear of each refusal
-LIST_LIMIT = 1000  # messages in one answer; qmailctl asks again
+LIST_LIMIT = 1000  # messages looked at for one answer to inject, which asks again
 
 
 def newest_change(directory: str) -> int:
@@ -63,7 +64,8 @@ class Queue:
         commits.on_durable = self._manager.wake
         commits.on_failure = lambda: self._trouble("a write to the queue failed")
         service.serve("intake", self._intake_frame, self._intake.closed, self._intake.opened)
-        service.commands |= {b"list": self._list, b"show": self._show, b"retry": self._retry, b"delete": self._delete}
+        self._administration = Administration(service.loop, store, commits, self._manager.wake)
+        service.commands |= self._administration.commands
         service.status = self._status
         service.is_busy = lambda: bool(store.counts().messages or commits.is_waiting)
         service.is_unfinished = lambda: commits.is_waiting
@@ -97,7 +99,7 @@ class Queue:
         """The clock was set. Due times are of the clock as it was: after a step back they might be far away."""
         journal.note(journal.WARNING, f"the clock was set {'back' if jump < 0 else 'forward'}")
         if jump < 0:
-            self._service.loop.call_soon(self._store.retry_all)
+            self._service.loop.call_soon(self._administration.retry_all)
         self._service.loop.call_soon(self._manager.wake)
 
     def _status(self) -> str:
@@ -115,71 +117,6 @@ class Queue:
             found, last = self._store.briefs(frame.after, min(frame.limit, LIST_LIMIT), frame.origin)
             text = "".join([listing.line(each) + "\n" for each in found])
             channel.send(frames.Listed(frame.tag, last, text.encode()))
-
-    # --- the administrator's commands: words in, (exit code, text) out
-
-    def _list(self, words: list[bytes]) -> tuple[int, bytes]:
-        try:
-            after, limit = int(words[0]), min(LIST_LIMIT, int(words[1]))
-        except (IndexError, ValueError):
-            return 100, b"list AFTER LIMIT [json]"
-        if words[2:] == [b"json"]:
-            return 0, "".join([listing.as_json(each) + "\n" for each in self._store.messages(after, limit)]).encode()
-        found, _ = self._store.briefs(after, limit, b"")
-        return 0, "".join([listing.line(each) + "\n" for each in found]).encode()
-
-    def _find(self, words: list[bytes]) -> Any:
-        number = int(words[0])
-        found = self._store.messages(number - 1, 1)
-        if not found or found[0].number != number:
-            raise LookupError(number)
-        return found[0]
-
-    def _show(self, words: list[bytes]) -> tuple[int, bytes]:
-        try:
-            summary = self._find(words)
-        except (IndexError, ValueError):
-            return 100, b"show NUMBER [json]"
-        except LookupError as error:
-            return 1, b"no message %b is in the queue" % str(error).encode()
-        if words[1:] == [b"json"]:
-            return 0, listing.as_json(summary).encode()
-        return 0, "\n".join(listing.lines(summary)).encode()
-
-    def _retry(self, words: list[bytes]) -> tuple[int, bytes]:
-        if words == [b"all"]:
-            self._store.retry_all()
-            self._manager.wake()
-            return 0, b"all waiting messages are due now"
-        try:
-            self._store.retry(self._find(words).number)
-        except (IndexError, ValueError):
-            return 100, b"retry NUMBER|all"
-        except (LookupError, StoreError) as error:
-            return 1, str(error).encode()
-        self._manager.wake()
-        return 0, b"message %b is due now" % words[0]
-
-    def _delete(self, words: list[bytes]) -> tuple[int, bytes]:
-        numbers: list[int] = []
-        try:
-            chosen = self._everything() if words == [b"all"] else [self._find(words)]
-        except (IndexError, ValueError):
-            return 100, b"delete NUMBER|all"
-        except LookupError as error:
-            return 1, b"no message %b is in the queue" % str(error).encode()
-        for summary in chosen:
-            self._store.end(summary.number)
-            numbers.append(summary.number)
-            journal.record(events.ENDED, message=summary.number, sender=summary.sender)
-        self._commits.kick()
-        return 0, b"%d deleted" % len(numbers)
-
-    def _everything(self) -> list[Any]:
-        found: list[Any] = []
-        while more := self._store.messages(found[-1].number if found else 0, LIST_LIMIT):
-            found += more
-        return found
 
 
 def build(service: Service) -> None:

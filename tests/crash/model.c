@@ -261,9 +261,10 @@ static void serve(uint32_t id, uint32_t index)
 
 static void attempt(void)
 {
+    int which = roll(2) ? QUEUE_FRESH : QUEUE_RETRY, other = QUEUE_FRESH + QUEUE_RETRY - which;
     struct queue_job job;
 
-    if (queue_due(q, clock_now, &job) != 1)
+    if (queue_due(q, clock_now, which, &job) != 1 && queue_due(q, clock_now, other, &job) != 1)
         return;
     uint32_t id = content_check(job.record + job.content_offset, job.content_length);
     uint32_t count = job.part_count, indexes[COUNT_MAX];
@@ -478,7 +479,7 @@ void drain(void)
     if (!entry_count || !entries[entry_count - 1].acked)
         broken("no message is taken any more", entry_count, 0);
     for (int round = 0; round < 2000; round++) {
-        while (queue_due(q, INT64_MAX, &job) == 1) {
+        while (queue_due(q, INT64_MAX, QUEUE_FRESH, &job) == 1 || queue_due(q, INT64_MAX, QUEUE_RETRY, &job) == 1) {
             uint32_t index[COUNT_MAX], count = job.part_count;
             for (uint32_t part = 0; part < count; part++)
                 index[part] = job.parts[part].index;

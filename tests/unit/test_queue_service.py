@@ -120,9 +120,22 @@ def ask(running: Running, *words: str) -> tuple[int, str]:
     return answer.code, answer.text.decode()
 
 
+def listed(running: Running, verb: str = "list") -> list[str]:
+    """The lines about all messages, slice by slice."""
+    lines, after = [], "0"
+    while True:
+        code, text = ask(running, "sweep", verb, after)
+        assert code == 0
+        head, *more = text.splitlines()
+        lines += more
+        after = head.split()[0]
+        if after == "0":
+            return lines
+
+
 def until_empty(running: Running) -> None:
     deadline = time.monotonic() + SECONDS
-    while ask(running, "list", "0", "10")[1]:
+    while listed(running):
         assert time.monotonic() < deadline, "the queue did not empty"
 
 
@@ -168,7 +181,7 @@ def test_a_deferral_is_kept_and_an_administrator_can_retry_it(queue: Running, se
     while "waiting" not in (shown := ask(queue, "show", str(number))[1]):
         assert time.monotonic() < deadline, shown
     assert "remote:d.test" in shown and "c@d.test" in shown
-    entry = json.loads(ask(queue, "list", "0", "10", "json")[1])
+    entry = json.loads(listed(queue, "json")[0])
     assert entry["recipients"][0]["lane"] == "remote:d.test" and abs(entry["recipients"][0]["due"] * 1e6 - due) < 1e3
     assert ask(queue, "retry", str(number))[0] == 0
     assert send.receive().number == number
@@ -272,7 +285,7 @@ def test_an_aborted_or_abandoned_large_message_leaves_nothing(queue: Running, se
     deadline = time.monotonic() + SECONDS
     while os.listdir(tmp_path / "queue/large"):
         assert time.monotonic() < deadline
-    assert ask(queue, "list", "0", "10") == (0, "")
+    assert listed(queue) == []
 
 
 def test_a_forward_ends_the_delivery_it_serves_and_no_other(queue: Running, send: Send) -> None:
@@ -283,7 +296,7 @@ def test_a_forward_ends_the_delivery_it_serves_and_no_other(queue: Running, send
     assert door.receive()[0].outcome == frames.TEMPORARY
     forward = accept(door, b"x@y.test", serves=(number, 0))
     assert send.receive().number == forward
-    assert json.loads(ask(queue, "list", "0", "10", "json")[1].splitlines()[0])["number"] == forward
+    assert json.loads(listed(queue, "json")[0])["number"] == forward
     door.send(message(3, b"x@y.test", serves=(number, 0)))
     assert door.receive()[0].outcome == frames.TEMPORARY
 
@@ -314,21 +327,21 @@ def test_a_list_costs_little_however_many_recipients_there_are_and_shows_one_ori
             break
     assert [line.split(b"  ")[-1] for line in found.splitlines()] == [
         b"u0@d.test, u1@d.test, u2@d.test and 99997 more"] * 2  # fmt: skip
-    assert questions > 3, "one answer looks at no more than a bounded number of bytes"
-    assert len(ask(queue, "list", "0", "1000")[1].splitlines()) < 5
+    assert questions > 1, "one answer looks at no more than a bounded number of bytes"
 
 
 def test_deleted_messages_are_gone_and_late_answers_about_them_harm_nothing(queue: Running, send: Send) -> None:
     number = accept(queue.client("intake"), b"c@d.test")
     send.receive()
-    assert ask(queue, "delete", str(number)) == (0, "1 deleted")
+    assert ask(queue, "delete", str(number)) == (0, f"message {number} is deleted")
     send.send(frames.Deferred(number, b"local", 1, [0]), frames.Done(number, [0]), frames.Done(10**9, [3]))
     assert ask(queue, "show", str(number))[0] == 1
     other = accept(queue.client("intake"), b"e@f.test")
     assert send.receive().number == other
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "x", "1"], ["show"], ["show", "x"], ["retry"], ["delete", "x"], ["dance"]])
+@pytest.mark.parametrize("words", [["sweep"], ["sweep", "list", "x"], ["sweep", "list", "-1"],
+                         ["sweep", "dance", "0"], ["show"], ["show", "x"], ["retry"], ["delete", "x"], ["dance"]])  # fmt: skip
 def test_commands_called_wrongly_say_how(queue: Running, words: list[str]) -> None:
     code, text = ask(queue, *words)
     assert code == 100 and text

@@ -15,51 +15,7 @@ import pytest
 
 from qmaild.queue.store import Job, Store, StoreError
 
-SEGMENT = 64 << 10
-FOREVER = 1 << 60
-PATIENCE = 30  # seconds until a test gives up on the disk
-
-
-class Client:
-    """A store and what its loop would do: commit, wait on the eventfd, collect."""
-
-    def __init__(self, directory: pathlib.Path, **options: int) -> None:
-        self.directory = str(directory)
-        self.options: dict[str, int] = {"segment_bytes": SEGMENT, **options}
-        self.failed: list[int] = []
-        self.staged: list[int] = []
-        self.store = Store.open(self.directory, **self.options)  # type: ignore[arg-type]
-
-    def wait(self) -> None:
-        collected = self.store.collect()
-        self.failed += collected.failed
-        self.staged += collected.staged
-        if not select.select([self.store.eventfd], [], [], PATIENCE)[0]:
-            raise AssertionError("nothing was decided")
-
-    def settle(self) -> None:
-        """Commit, and wait until it is decided."""
-        ticket = self.store.commit()
-        while True:
-            collected = self.store.collect()
-            self.failed += collected.failed
-            if collected.durable >= ticket:
-                return
-            assert select.select([self.store.eventfd], [], [], PATIENCE)[0], "nothing was decided"
-
-    def add(self, content: bytes = b"content", recipients: tuple[bytes, ...] = (b"to@example",), **more: object) -> int:
-        arguments: dict[str, object] = {
-            "birth": 1_000_000, "flags": 0, "origin": b"test", "sender": b"from@example", "recipients": recipients,
-            "content": content, **more,
-        }  # fmt: skip
-        return self.store.add(**arguments)  # type: ignore[arg-type]
-
-    def due(self, now: int = FOREVER, limit: int = 1000) -> list[Job]:
-        return self.store.due(now, limit)
-
-    def reopen(self) -> None:
-        self.store.close()
-        self.store = Store.open(self.directory, **self.options)  # type: ignore[arg-type]
+from .store_client import FOREVER, PATIENCE, SEGMENT, Client
 
 
 @pytest.fixture
@@ -73,12 +29,12 @@ def test_a_message_is_due_once_durable_with_all_it_was_given(client: Client) -> 
     number = client.add(b"body", (b"a@example", b"b@example"), flags=7, birth=123)
     assert client.due() == []
     client.settle()
-    assert client.store.next_due() == 0
+    assert client.next_due() == 0
     assert client.due() == [
         Job(number, 123, 7, b"test", b"from@example", ((0, b"a@example"), (1, b"b@example")), b"body", "attempt", 4, ())
     ]
     assert client.due() == []
-    assert client.store.next_due() is None
+    assert client.next_due() is None
 
 
 def test_a_number_is_never_given_twice_even_when_every_segment_was_written_over(client: Client) -> None:
@@ -135,9 +91,9 @@ def test_one_job_holds_all_that_is_due_of_a_message_whatever_the_lane(client: Cl
     client.due()
     for index, due in enumerate((10, 20, 30)):
         client.store.defer(number, b"lane %d" % index, due, [index])
-    assert client.store.next_due() == 10
+    assert client.next_due() == 10
     assert [job.recipients for job in client.due(20)] == [((0, b"a"), (1, b"b"))]
-    assert client.store.next_due() == 30
+    assert client.next_due() == 30
 
 
 def test_the_last_recipient_done_ends_the_message(client: Client) -> None:
@@ -249,19 +205,21 @@ def test_give_back_makes_what_is_out_due_and_leaves_what_waits(client: Client) -
     assert [job.recipients for job in client.due()] == [((0, b"a"),)]
 
 
-def test_retry_makes_one_message_or_one_lane_or_all_due(client: Client) -> None:
-    numbers = [client.add() for _ in range(4)]
+def test_retry_makes_a_message_or_some_of_its_recipients_due(client: Client) -> None:
+    numbers = [client.add(recipients=(b"a@x", b"b@y", b"c@y")) for _ in range(2)]
     client.settle()
     client.due()
-    for at, number in enumerate(numbers):
-        client.store.defer(number, b"lane %d" % (at % 2), FOREVER + 1, [0])
-    assert client.store.retry(numbers[0]) and not client.store.retry(999)
-    assert [job.number for job in client.due()] == [numbers[0]]
-    assert client.store.retry_all(b"lane 1") == 2
-    assert [job.number for job in client.due()] == [numbers[1], numbers[3]]
-    assert client.store.retry_all(b"no such lane") == 0
-    assert client.store.retry_all() == 1
-    assert [job.number for job in client.due()] == [numbers[2]]
+    for number in numbers:
+        client.store.defer(number, b"lane x", FOREVER + 1, [0])
+        client.store.defer(number, b"lane y", FOREVER + 1, [1, 2])
+    client.store.retry(numbers[0])
+    assert [(job.number, len(job.recipients)) for job in client.due()] == [(numbers[0], 3)]
+    client.store.retry(numbers[1], [2])
+    assert [(job.number, job.recipients) for job in client.due()] == [(numbers[1], ((1, b"b@y"), (2, b"c@y")))]
+    for wrong in ((999, None), (numbers[1], [3])):
+        with pytest.raises(StoreError) as raised:
+            client.store.retry(*wrong)
+        assert raised.value.reason == "unknown"
 
 
 def test_facts_about_unknown_messages_and_recipients_are_refused(client: Client) -> None:
@@ -495,7 +453,7 @@ def test_a_full_disk_refuses_messages_keeps_marks_and_resumes(tmp_path: pathlib.
 
 FULL_DISK = """
 import resource, select, signal, sys
-from qmaild.queue.store import Store, StoreError
+from qmaild.queue.store import FRESH, Store, StoreError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = Store.open(sys.argv[1], segment_bytes=65536)
@@ -527,7 +485,7 @@ for _ in range(100):
     settle()
 assert refused
 assert len(numbers) > 10
-jobs = store.due(1, 1000)
+jobs = list(iter(lambda: store.due(1, FRESH), None))
 for job in jobs[:-1]:
     store.done(job.number, [0])
 assert settle().failed == []
@@ -634,7 +592,7 @@ def test_a_record_that_goes_bad_while_open_is_never_delivered(client: Client) ->
         file.seek(segment.read_bytes().index(b"bad bad"))
         file.write(b"BAD")
     assert [job.number for job in client.due(1_000)] == [good]
-    assert client.store.next_due() == 1_000 + 300_000_000
+    assert client.next_due() == 1_000 + 300_000_000
     assert client.store.counts().damaged == 1
     with pytest.raises(StoreError) as raised:
         client.store.read(bad)

@@ -1,0 +1,154 @@
+"""The administrator's commands to the queue: words in, (exit code, text) out. Knows the store; not who asks.
+
+A queue may be a million messages deep, and the loop that answers here serves all others, too. So what is about many
+messages goes in slices: each answer begins with a line "NEXT COUNT", and the asker goes on after message NEXT until
+that is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+
+from qmaild.control import events
+from qmaild.policy import lane_names
+from qmaild.queue import listing
+from qmaild.queue.commits import Commits
+from qmaild.queue.store import Search, Store, StoreError
+from qmaild.runtime import journal
+
+SLICE_SECONDS = 0.02  # of the loop's time for one answer
+SLICE_MESSAGES = 1000
+
+Answer = tuple[int, bytes]
+Act = Callable[[int], str | None]
+
+
+class Administration:
+    """wake: something was made due."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store, commits: Commits, wake: Callable[[], None]) -> None:
+        self._loop = loop
+        self._store = store
+        self._commits = commits
+        self._wake = wake
+        self.commands: dict[bytes, Callable[[list[bytes]], Answer]] = {
+            b"show": self._show, b"retry": self._retry, b"delete": self._delete, b"sweep": self._sweep,
+        }  # fmt: skip
+
+    # --- one message
+
+    def _show(self, words: list[bytes]) -> Answer:
+        try:
+            summary = self._store.summary(int(words[0]))
+        except (IndexError, ValueError):
+            return 100, b"show NUMBER [json]"
+        except (OverflowError, StoreError) as error:
+            return _not_there(words[0], error)
+        if words[1:] == [b"json"]:
+            return 0, listing.as_json(summary).encode()
+        return 0, "\n".join(listing.lines(summary)).encode()
+
+    def _retry(self, words: list[bytes]) -> Answer:
+        try:
+            self._store.retry(int(words[0]))
+        except (IndexError, ValueError):
+            return 100, b"retry NUMBER"
+        except (OverflowError, StoreError) as error:
+            return _not_there(words[0], error)
+        self._wake()
+        return 0, b"message %b is due now" % words[0]
+
+    def _delete(self, words: list[bytes]) -> Answer:
+        try:
+            self._end(int(words[0]))
+        except (IndexError, ValueError):
+            return 100, b"delete NUMBER"
+        except (OverflowError, StoreError) as error:
+            return _not_there(words[0], error)
+        self._commits.kick()
+        return 0, b"message %b is deleted" % words[0]
+
+    def _end(self, number: int) -> None:
+        sender = self._store.match(number, None).sender
+        self._store.end(number)
+        journal.record(events.ENDED, message=number, sender=sender)
+
+    # --- many
+
+    def _sweep(self, words: list[bytes]) -> Answer:
+        """VERB AFTER [DOMAIN]: for all messages above AFTER, or those with undone recipients at the domain."""
+        try:
+            verb, after, *rest = words
+            cursor, (domain,) = int(after), rest or [b""]
+            act = self._acts(domain)[verb]
+            numbers, following = self._store.find(search_for(domain) if domain else None, cursor, SLICE_MESSAGES)
+        except (KeyError, ValueError, OverflowError):
+            return 100, b"sweep list|json|retry|delete AFTER [DOMAIN]"
+        deadline = time.monotonic() + SLICE_SECONDS
+        found: list[str] = []
+        for place, number in enumerate(numbers):
+            found += _tried(act, number)
+            if time.monotonic() > deadline and place + 1 < len(numbers):
+                following = number
+                break
+        if verb == b"retry":
+            self._wake()
+        self._commits.kick()
+        return 0, "\n".join([f"{following} {len(found)}", *filter(None, found)]).encode()
+
+    def retry_all(self, after: int = 0) -> None:
+        """Everything that waits is due now, a slice in each turn of the loop."""
+        numbers, following = self._store.find(None, after, SLICE_MESSAGES)
+        for number in numbers:
+            with contextlib.suppress(StoreError):  # it is not durable yet
+                self._store.retry(number)
+        self._wake()
+        if following:
+            self._loop.call_soon(self.retry_all, following)
+
+    def _acts(self, domain: bytes) -> dict[bytes, Act]:
+        """Return what to do with each message; a text is a line of the answer."""
+        return {
+            b"list": lambda number: listing.line(self._store.brief(number)),
+            b"json": lambda number: listing.as_json(self._store.summary(number)),
+            b"retry": lambda number: self._retry_at(number, domain),
+            b"delete": lambda number: self._delete_at(number, domain),
+        }
+
+    def _retry_at(self, number: int, domain: bytes) -> None:
+        if domain:
+            self._store.retry(number, self._store.match(number, search_for(domain)).indexes)
+        else:
+            self._store.retry(number)
+
+    def _delete_at(self, number: int, domain: bytes) -> None:
+        """Other domains' recipients of the message are left alone."""
+        found = self._store.match(number, search_for(domain) if domain else None)
+        if not domain or len(found.indexes) == found.undone_count:
+            self._end(number)
+        elif found.indexes:
+            self._store.done(number, found.indexes)
+            journal.record(events.REMOVED, message=number, sender=found.sender, recipients=len(found.indexes),
+                           text=listing.shown(domain))  # fmt: skip
+
+
+def search_for(domain: bytes) -> Search:
+    """Return what finds recipients at the domain: by their lane, and where that does not tell by their addresses."""
+    return Search(lane_names.of_domain(domain), lane_names.REMOTE, lane_names.ROUTES, b"@" + domain)
+
+
+def _tried(act: Act, number: int) -> Iterable[str]:
+    """A message that cannot be read is passed over: it is in the journal, and another look may find it well."""
+    try:
+        return [act(number) or ""]
+    except StoreError:
+        return []
+
+
+def _not_there(number: bytes, error: Exception) -> Answer:
+    if isinstance(error, StoreError) and error.reason != "unknown":
+        return 1, str(error).encode()
+    return 1, b"no message %b is in the queue" % number
