@@ -167,7 +167,7 @@ def _queue_show(options: Any) -> int:
 def _queue_steer(options: Any) -> int:
     if bool(options.numbers) == bool(options.domain):
         options.wrong("expected message numbers, all, or --domain")
-    if not options.domain and "all" not in options.numbers:
+    if not options.domain and (options.verb == "retry" or "all" not in options.numbers):
         return max([_print(ask("queue", options.verb, number)) for number in options.numbers])
     count = sum([count for count, _ in _sweep(options.verb, options.domain)])
     done = {"retry": "due now", "delete": "deleted"}[options.verb]

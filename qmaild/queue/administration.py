@@ -52,10 +52,13 @@ class Administration:
         return 0, "\n".join(listing.lines(summary)).encode()
 
     def _retry(self, words: list[bytes]) -> Answer:
+        if words == [b"all"]:
+            self.retry_all()
+            return 0, b"all waiting messages are due now"
         try:
             self._store.retry(int(words[0]))
         except (IndexError, ValueError):
-            return 100, b"retry NUMBER"
+            return 100, b"retry NUMBER|all"
         except (OverflowError, StoreError) as error:
             return _not_there(words[0], error)
         self._wake()

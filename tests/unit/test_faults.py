@@ -18,7 +18,7 @@ from qmaild.runtime import journal
 
 from .faults import Faults
 from .processes import SECONDS, Client, Running
-from .test_queue_service import Send, accept, ask, message, start
+from .test_queue_service import Send, accept, ask, listed, message, start
 
 HOUR, DAY = 3600, 86400
 CONTENT = b"Subject: x\n\nhi\n"
@@ -110,8 +110,7 @@ def test_what_was_refused_after_a_failed_sync_stays_away_and_what_was_accepted_c
         running.process.kill()
         running.process.wait()
     with start(place) as again:
-        listed = ask(again, "list", "0", "10", "json")[1].splitlines()
-        assert [json.loads(line)["number"] for line in listed] == kept
+        assert [json.loads(line)["number"] for line in listed(again, "json")] == kept
 
 
 def test_a_large_message_whose_own_file_cannot_be_synced_is_refused(queue: Running, faults: Faults) -> None:
@@ -135,7 +134,7 @@ def test_a_disk_that_takes_no_bytes_costs_what_is_refused_only(
     assert isinstance(refused, frames.Refused) and refused.outcome == frames.TEMPORARY
     faults.writes_fail(0)
     accepted_at_last(door, 3)
-    assert ask(queue, "list", "0", "10")[1].count("\n") == 2
+    assert len(listed(queue)) == 2
 
 
 # --- the clock
