@@ -39,6 +39,7 @@ class Caller:
         self._waiting: dict[int, Answered] = {}
         self._tag = 0
         self._idle: asyncio.TimerHandle | None = None
+        self._rested = 0.0  # since when nothing has been outstanding
         self._backlog: list[tuple[frames.Frame, int]] = []
         self._backlog_bytes = 0
         self.on_drained: Callable[[], None] | None = None  # the server has taken everything, or is lost
@@ -80,9 +81,6 @@ class Caller:
             self._fail()
 
     def _put(self, frame: frames.Frame, descriptor: int) -> None:
-        if self._idle:
-            self._idle.cancel()
-            self._idle = None
         if self._channel:
             self._channel.send(frame, descriptor)
             return
@@ -131,12 +129,20 @@ class Caller:
         self._rest_if_idle()
 
     def _rest_if_idle(self) -> None:
-        if not self._waiting and self._channel and not self._idle:
+        if self._waiting or not self._channel:
+            return
+        self._rested = self._loop.time()
+        if not self._idle:  # one timer that looks again, not one for every pause between two questions
             self._idle = self._loop.call_later(IDLE_SECONDS, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         self._idle = None
-        if not self._waiting and self._channel:
+        if self._waiting or not self._channel:
+            return
+        left = self._rested + IDLE_SECONDS - self._loop.time()
+        if left > 0:
+            self._idle = self._loop.call_later(left, self._close_if_idle)
+        else:
             self._channel.close()
 
     def _lost(self, channel: Channel) -> None:

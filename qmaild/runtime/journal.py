@@ -26,6 +26,7 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 RETRY_SECONDS = 1.0  # between tries to reach a journal that is gone
 MAX_VALUE = 4096  # one field; far below the socket's datagram limit
 
+_as_json = json.JSONEncoder(check_circular=False).encode  # json.dumps makes such an encoder for each call with options
 _KEYS = {name: field.encode() for name, field in FIELDS.items()}
 
 
@@ -40,9 +41,11 @@ class _Journal:
         self._retry_at = 0.0
         self._sock: socket.socket | None = None
         self._file = -1
+        self._process = ""
 
     def open(self, identifier: str) -> None:
         self.identifier = identifier.encode()
+        self._process = str(os.getpid())
         if paths.STANDALONE:
             path = os.path.join(paths.STANDALONE, "journal")
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -94,7 +94,7 @@ class Connection(aiosmtpd.SMTP):
         self.__dict__.update(server.prototype)
         self.client = client
         self._may_relay = may_relay
-        self.last_heard = server.loop.time()
+        self.last_heard = time.monotonic()
         self._server = server
         self._grammar = session.Session(server.profile)
         self._draft: Draft | None = None
@@ -128,14 +128,12 @@ class Connection(aiosmtpd.SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, Stream)
         self.transport = transport
-        self.session = self._create_session()
-        self.envelope = self._create_envelope()
         self._grammar.greet()
         self._advance()
 
     def data_received(self, data: bytes) -> None:
         if self._grammar.is_in_data:
-            self.last_heard = doors.progress(self.last_heard, self._server.loop.time(), len(data))
+            self.last_heard = doors.progress(self.last_heard, time.monotonic(), len(data))
         self._grammar.feed(data)
         self._advance()
 
@@ -209,7 +207,7 @@ class Connection(aiosmtpd.SMTP):
         if not grammar.is_waiting:
             out = grammar.take_replies()
             if out:  # a command was complete: parts of one gain no time
-                self.last_heard = self._server.loop.time()
+                self.last_heard = time.monotonic()
                 self.transport.write(out)
             if grammar.is_over or self._is_eof:
                 self.transport.close()
@@ -223,7 +221,7 @@ class Connection(aiosmtpd.SMTP):
     def _resume(self, reply: Reply) -> None:
         """Answer what was waiting, and go on with what came meanwhile."""
         self._grammar.answer(reply)
-        self.last_heard = self._server.loop.time()
+        self.last_heard = time.monotonic()
         self._advance()
 
     def _read_if_possible(self) -> None:
@@ -239,7 +237,7 @@ class Connection(aiosmtpd.SMTP):
         if wanted != self._is_reading:
             self._is_reading = wanted
             if wanted:
-                self.last_heard = self._server.loop.time()  # it was we who did not read
+                self.last_heard = time.monotonic()  # it was we who did not read
                 transport.resume_reading()
             else:
                 transport.pause_reading()
@@ -255,7 +253,7 @@ class Connection(aiosmtpd.SMTP):
             self.envelope = envelope
             self._flags = frames.FLAG_8BIT * event.is_8bit | frames.FLAG_UTF8 * event.is_utf8
             self._tried = 0
-            self._begun = self._server.loop.time()
+            self._begun = time.monotonic()
         else:
             self._note_refusal(b"MAIL", reply, sender=event.address)
         self._answer(reply)
@@ -326,7 +324,7 @@ class Connection(aiosmtpd.SMTP):
                 events.ACCEPTED, message=answer.number, sender=envelope.mail_from,
                 recipients=len(envelope.rcpt_tos), bytes=self._size, peer=self.client,
                 helo=self._grammar.helo, protocol=self._protocol(),
-                took=self._server.loop.time() - self._begun)  # fmt: skip
+                took=time.monotonic() - self._begun)  # fmt: skip
         else:
             self._note_refusal(b"DATA", reply, sender=envelope.mail_from)
         if self.transport is not None:
@@ -334,6 +332,7 @@ class Connection(aiosmtpd.SMTP):
 
     def _rare(self, event: asked.Rare) -> None:
         """Let aiosmtpd answer. Its coroutine awaits nothing but push(), which is ours and does not wait."""
+        self.session = self._create_session()
         self.session.host_name = self._grammar.helo.decode("ascii", "replace")
         self.session.extended_smtp = self._grammar.is_extended
         method = getattr(self, f"smtp_{event.verb.decode()}")

@@ -102,6 +102,8 @@ class Session:
     def next_event(self) -> Event | None:
         """Return the next event, or None: more bytes or an answer are needed, or the session is over."""
         while not self._pending:
+            if self._place >= len(self._buffer) and self._closing is None:
+                return None
             if self.state is _BODY:
                 return self._next_of_body()
             if self.state is _CLOSED:
