@@ -20,7 +20,9 @@ from qmaild.queue.store import FRESH, LANE_BYTES, RETRY, Job, Store, StoreError
 from qmaild.runtime import system
 from qmaild.runtime.channel import Channel
 
-LINGER_SECONDS = 0.005  # new mail waits this long behind its 250, so that a burst travels as one batch
+# The first of a burst goes out at once, what comes within this time behind it as one batch: a lone message waits for
+# nothing, and a busy host wakes everybody on the way a hundred times a second and not for each message.
+PACE_SECONDS = 0.010
 WINDOW_MESSAGES = 10_000  # out at send at a time
 WINDOW_BYTES = 64 << 20  # their contents, as far as they are in memory
 # What was deferred before has a part of the window, so that new mail finds room however much is due.
@@ -71,6 +73,7 @@ class Manager:
         self._unrecorded: list[Any] = []  # answers that the store could not take in yet
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._paced = 0.0  # nothing more is handed out before this time of the loop
         self._idle: asyncio.TimerHandle | None = None
         self.is_stopping = False
         self.on_trouble: Callable[[str], None] = lambda text: None
@@ -87,8 +90,8 @@ class Manager:
         return len(self._out)
 
     def wake(self) -> None:
-        """New messages are durable, or something was made due: look again after the linger."""
-        self._look_in(LINGER_SECONDS)
+        """New messages are durable, or something was made due, or there is room again: look, at our pace."""
+        self._look_in(max(0.0, self._paced - self._loop.time()))
 
     def close(self) -> None:
         """Let go of send: what it has not settled is due again."""
@@ -146,12 +149,16 @@ class Manager:
     def _hand_out(self, now: int) -> None:
         due = self._next_due(RETRY)
         share = RETRY_SHARE if due is not None and due <= now else 0
+        self._paced = self._loop.time() + PACE_SECONDS
         handed = self._hand_some(FRESH, BATCH - share, now)
-        self._hand_some(RETRY, BATCH - handed, now)
+        handed += self._hand_some(RETRY, BATCH - handed, now)
         if self._out and self._idle:
             self._idle.cancel()
             self._idle = None
-        self._look_in(0.0)
+        if handed < BATCH:
+            self.wake()
+        else:
+            self._look_in(0.0)
 
     def _hand_some(self, which: int, most: int, now: int) -> int:
         for handed in range(most):
@@ -234,7 +241,7 @@ class Manager:
         out = self._out.get(number)
         if out is None:
             return
-        self._look_in(LINGER_SECONDS)  # a lane may have had its limit out
+        self.wake()  # a lane may have had its limit out
         out.left -= recipients
         if out.left > 0:
             return
