@@ -332,9 +332,10 @@ class Connection(aiosmtpd.SMTP):
 
     def _rare(self, event: asked.Rare) -> None:
         """Let aiosmtpd answer. Its coroutine awaits nothing but push(), which is ours and does not wait."""
-        self.session = self._create_session()
-        self.session.host_name = self._grammar.helo.decode("ascii", "replace")
-        self.session.extended_smtp = self._grammar.is_extended
+        known: Any = self._create_session()
+        known.host_name = self._grammar.helo.decode("ascii", "replace")
+        known.extended_smtp = self._grammar.is_extended
+        self.session = known
         method = getattr(self, f"smtp_{event.verb.decode()}")
         coroutine = method(event.argument.decode("ascii", "replace") or None)
         try:

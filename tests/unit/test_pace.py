@@ -42,7 +42,8 @@ class House:
         self._sock: socket.socket | None = None
         self._reader = netstring.Reader(frames.MAX_FRAME)
         commits = Commits(self.loop, self.client.store)
-        self.manager = Manager(self.loop, self.client.store, commits, lambda: 1, str(directory / "manage.sock"), lambda birth: birth)
+        path = str(directory / "manage.sock")
+        self.manager = Manager(self.loop, self.client.store, commits, lambda: 1, path, lambda birth: birth)
 
     def accept(self) -> int:
         """Make a message durable and tell the manager, as the service does."""
