@@ -49,6 +49,17 @@ _FAILED = {
     Step.DOT: b"%b failed after I sent the message.",
     Step.NOBODY: b"%b failed on an empty message.",
 }
+_SAID = b" Remote host said: "
+
+
+def step_of(text: bytes) -> Step | None:
+    """Return which step a result's text says was refused; None where it tells of no refusal. HELO reads as EHLO."""
+    said, mark, _ = text.partition(_SAID)
+    if mark:
+        for step, words in _FAILED.items():
+            if said.endswith(words.partition(b"%b")[2]):
+                return step
+    return None
 
 
 class Session:
@@ -182,7 +193,7 @@ class Session:
         self._events.append(Event.CLOSED)
 
     def _result(self, step: Step, reply: Reply, outcome: bytes = b"") -> Result:
-        text = _FAILED[step] % self.peer + b" Remote host said: " + reply.text
+        text = _FAILED[step] % self.peer + _SAID + reply.text
         outcome = outcome or reply.outcome
         enhanced = reply.enhanced if reply.outcome == outcome and reply.enhanced else b"4.0.0"
         return Result(outcome, reply.code, enhanced, text)
