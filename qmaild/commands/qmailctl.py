@@ -6,6 +6,7 @@ Exit status: 0 done, 1 not done (the text says why), 100 wrong call, 111 try aga
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "Show which services run and what they do.")
     queue = add("queue", _queue_list, "Look at the queue and steer it.")
     _add_queue_commands(queue.add_subparsers(metavar="COMMAND", required=True))
+    add("destinations", lambda options: _print(ask("send", "destinations")),
+        "Show the destinations that take little mail, and why.")  # fmt: skip
     reload = add("reload", _reload, "Check all control files, then let the services read them.")
     reload.add_argument("service", nargs="?", choices=running.SERVICES, metavar="SERVICE")
     listen = add("listen", _listen, "Serve SMTP on all addresses, or on this host's own only.")
@@ -167,6 +170,9 @@ def _queue_show(options: Any) -> int:
 def _queue_steer(options: Any) -> int:
     if bool(options.numbers) == bool(options.domain):
         options.wrong("expected message numbers, all, or --domain")
+    if options.verb == "retry":  # what was asked for is really tried
+        with contextlib.suppress(Unreachable):  # the queue's answer is what counts
+            ask("send", "revive")
     if not options.domain and (options.verb == "retry" or "all" not in options.numbers):
         return max([_print(ask("queue", options.verb, number)) for number in options.numbers])
     count = sum([count for count, _ in _sweep(options.verb, options.domain)])

@@ -99,7 +99,8 @@ class Settings:
         "Local deliveries at a time; 0 holds the channel. Differs: 10 in qmail, where each is a process.")  # fmt: skip
     concurrencyremote: int = setting(kinds.integer, 100, "send remote",
         "Remote deliveries at a time; 0 holds the channel. Differs: 20 in qmail, where each is a process.")  # fmt: skip
-    destinationconcurrency: int = setting(kinds.integer, 20, "send", "Deliveries at a time to one destination.")
+    destinationconcurrency: int = setting(kinds.integer, 20, "send",
+        "Deliveries at a time to one destination at the most; each begins with 5 and gets more while they succeed.")  # fmt: skip
     queuelifetime: int = setting(kinds.integer, 604800, "send", "Seconds a message is tried before it bounces.")
     bouncefrom: bytes = setting(kinds.line, b"MAILER-DAEMON", "send", "Local part that bounces come from.")
     bouncehost: bytes = setting(kinds.host, _me, "send", "Host that bounces come from.", "me")

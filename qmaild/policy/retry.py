@@ -37,6 +37,11 @@ def after_crowd(now: int, jitter: float) -> int:
     return now + int(CROWD_SECONDS * SECOND * (1 + MAX_JITTER * jitter))
 
 
+def is_retry(birth: int, now: int, is_local: bool) -> bool:
+    """Return whether a message of this age may have been tried before: the curve's first retry is not earlier."""
+    return now - birth >= (LOCAL_SKIP if is_local else REMOTE_SKIP) ** 2 * SECOND
+
+
 def is_last(birth: int, started: int, lifetime: int) -> bool:
     """Return whether an attempt started then is the last: the lifetime (seconds) was strictly over."""
     return started > birth + lifetime * SECOND

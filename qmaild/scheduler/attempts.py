@@ -35,30 +35,29 @@ class Attempt(NamedTuple):
     started: int
 
 
-def delivery(
-    attempt: Attempt,
-    position: int,
-    verdict: Verdict,
-    code: int,
-    status: bytes,
-    text: bytes,
-    peer: bytes,
-    now: int,
-    due: int,
-) -> Record:
-    frame = attempt.job.frame
+class Said(NamedTuple):
+    """What is known of one recipient's outcome: code 0 and no peer where no server spoke."""
+
+    code: int
+    status: bytes
+    text: bytes
+    peer: bytes
+
+
+def delivery(job: Job, position: int, is_local: bool, verdict: Verdict, said: Said, now: int, took: int, due: int) -> Record:
+    frame = job.frame
     values: dict[str, Any] = {
         "message": frame.number,
         "sender": frame.sender,
         "recipient": frame.recipients[position],
-        "channel": "local" if attempt.lane.channel.is_local else "remote",
+        "channel": "local" if is_local else "remote",
         "outcome": OUTCOMES[verdict],
-        "code": code or "",
-        "enhanced": status,
-        "text": text.rstrip().replace(b"\n", b"/"),
-        "peer": peer,
+        "code": said.code or "",
+        "enhanced": said.status,
+        "text": said.text.rstrip().replace(b"\n", b"/"),
+        "peer": said.peer,
         "delay": (now - frame.birth) / retry.SECOND,
-        "took": (now - attempt.started) / retry.SECOND,
+        "took": took / retry.SECOND,
     }
     if verdict is Verdict.AGAIN:
         values["due"] = due // retry.SECOND

@@ -1,21 +1,23 @@
 """send's brain: handle(event, now) -> commands. Knows what is out and what waits; no sockets, no clock.
 
-Every recipient of a job is in exactly one place: waiting in a lane, in one order, or answered to the queue.
+Every recipient of a job is in exactly one place: on its way into a lane, waiting in one, in one order, or answered
+to the queue.
 A job whose queue connection was lost is answered to nobody: what waits of it is dropped, what is in flight
 is only recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from qmaild.control.settings import Settings
-from qmaild.message import bounce, verp
-from qmaild.policy import retry, routes
-from qmaild.policy.recipients import rewrite
+from qmaild.message import verp
+from qmaild.policy import retry
+from qmaild.policy.routes import LOCAL_LANE
 from qmaild.protocol import frames
-from qmaild.scheduler import finish
+from qmaild.scheduler import answers, evidence, finish
 from qmaild.scheduler.attempts import Attempt, Job, delivery
 from qmaild.scheduler.lanes import Lanes
 from qmaild.scheduler.moves import (
@@ -24,19 +26,21 @@ from qmaild.scheduler.moves import (
     Changed,
     Command,
     Committed,
+    Continued,
     Event,
     Finished,
     Lost,
+    More,
     Place,
     Release,
     Reported,
     Stopping,
 )
-from qmaild.scheduler.verdicts import TOO_OLD_STATUS, TOO_OLD_TEXT, Verdict, is_whole, judge
+from qmaild.scheduler.paces import Paces, Told
+from qmaild.scheduler.routing import LOOK, MAX_PUT_OFF, PLACE, PUT_OFF, SLICE, Group, Routing
+from qmaild.scheduler.verdicts import Verdict, is_whole
 
 MAX_SEALED = 320 << 10  # a message behind a descriptor up to this size may be in memory, a larger one is a file
-
-SERVICE_LOST = b"A service of this host ended during the attempt."
 
 
 class Brain:
@@ -47,6 +51,8 @@ class Brain:
         self._chance = chance
         self._lanes = Lanes(settings)
         self._jobs: set[Job] = set()
+        self._routings: deque[Routing] = deque()
+        self._is_more_said = False
         self._attempts: dict[int, Attempt] = {}
         self._bounces: dict[int, finish.Told] = {}
         self._tag = 0
@@ -59,6 +65,7 @@ class Brain:
             Changed: self._changed,
             Lost: self._lost,
             Stopping: self._stopping,
+            Continued: self._continued,
         }
 
     def handle(self, event: Event, now: int) -> list[Command]:
@@ -82,7 +89,12 @@ class Brain:
     @property
     def waiting(self) -> int:
         """Recipients that wait for their turn."""
-        return self._lanes.waiting
+        return self._lanes.waiting + sum([routing.left for routing in self._routings])
+
+    @property
+    def paces(self) -> Paces:
+        """What was learnt about destinations."""
+        return self._lanes.paces
 
     # --- events
 
@@ -95,23 +107,65 @@ class Brain:
             return
         job = Job(frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients))
         self._jobs.add(job)
-        self._route(job, range(count), now, commands)
+        routing = Routing(job, list(range(count)))
+        self._advance(routing, SLICE, now, commands)  # what is routed in one go stands behind nothing
+        if routing.left:
+            self._routings.append(routing)
+            self._say_more(commands)
 
-    def _route(self, job: Job, positions: Iterable[int], now: int, commands: list[Command]) -> None:
-        """Rule 12: where a recipient goes is decided now, from the settings of now."""
-        lanes: dict[bytes, list[int]] = {}
-        settings = self._settings
-        for position in positions:
-            target = rewrite(job.frame.recipients[position], settings)
-            job.addresses[position] = target.address
-            lanes.setdefault(routes.lane_of(target, settings.smtproutes), []).append(position)
-        for name, members in lanes.items():
-            if not self._lanes.add(name, job, members, job.is_verp, _in_memory(job.frame)):
-                later = retry.after_hold if self._lanes.is_held(name) else retry.after_crowd
-                due = later(now, job.jitter)
-                indexes = [job.frame.indexes[position] for position in members]
-                commands.append(frames.Deferred(job.frame.number, name, due, indexes))
-                self._close(job, len(members), commands)
+    def _continued(self, event: Continued, now: int, commands: list[Command]) -> None:
+        self._is_more_said = False
+        self._route(now, commands)
+
+    def _route(self, now: int, commands: list[Command]) -> None:
+        """Let recipients find their lanes, as many as may be in one go; the jobs that are too large for that in turn."""
+        room = SLICE
+        while self._routings and room > 0:
+            routing = self._routings.popleft()
+            if not routing.job.is_lost:
+                room = self._advance(routing, room, now, commands)
+                if routing.left:
+                    self._routings.append(routing)
+        self._say_more(commands)
+
+    def _say_more(self, commands: list[Command]) -> None:
+        if self._routings and not self._is_more_said and not self._is_stopping:
+            self._is_more_said = True
+            commands.append(More())
+
+    def _advance(self, routing: Routing, room: int, now: int, commands: list[Command]) -> int:
+        """Work on one job; return how much room is left."""
+        room -= routing.look(self._settings, room // LOOK) * LOOK
+        while room > 0 and (group := routing.next_group()):
+            room -= self._place(routing, group, now, commands)
+        return room
+
+    def _place(self, routing: Routing, group: Group, now: int, commands: list[Command]) -> int:
+        """Let one lane's recipients wait there, or put them off; return what that cost."""
+        job, (name, members) = routing.job, group
+        frame = job.frame
+        is_local = name == LOCAL_LANE
+        is_last = retry.is_last(frame.birth, now, self._settings.queuelifetime)  # then the bounce tells of a real attempt
+        if not is_last and self._lanes.paces.is_dead(name, now):
+            if len(members) > MAX_PUT_OFF:
+                routing.put_back(Group(name, members[MAX_PUT_OFF:]))
+                members = members[:MAX_PUT_OFF]
+            due = retry.next_attempt(frame.birth, now, is_local, job.jitter)
+            for position in members:
+                commands.append(delivery(job, position, is_local, Verdict.AGAIN, answers.LATELY, now, 0, due))
+            self._put_off(job, name, members, due, commands)
+            return len(members) * PUT_OFF
+        is_retry = retry.is_retry(frame.birth, now, is_local)
+        if not self._lanes.add(name, job, members, job.is_verp, is_retry, _in_memory(frame)):
+            later = retry.after_hold if self._lanes.is_held(name) else retry.after_crowd
+            self._put_off(job, name, members, later(now, job.jitter), commands)
+        return PLACE
+
+    def _put_off(self, job: Job, lane: bytes, positions: list[int], due: int, commands: list[Command]) -> None:
+        """These are not tried now."""
+        indexes = [job.frame.indexes[position] for position in positions]
+        commands.append(frames.Deferred(job.frame.number, lane, due, indexes))
+        self._close(job, len(positions), commands)
 
     def _close(self, job: Job, recipients: int, commands: list[Command]) -> None:
         """So many recipients of the job need nothing more; with the last one the job goes."""
@@ -136,57 +190,19 @@ class Brain:
 
     def _reported(self, event: Reported, now: int, commands: list[Command]) -> None:
         attempt = self._attempts.pop(event.order)
-        self._lanes.ended(attempt.lane, len(attempt.positions))
-        if event.report is None or not is_whole(event.report, len(attempt.positions)):
-            self._give_back(attempt, now, commands)
+        job, lane, positions, started = attempt
+        waiting: list[tuple[Job, list[int]]] = []
+        if event.report is None or not is_whole(event.report, len(positions)):
+            answers.lost(attempt, now, commands)
         else:
-            self._answer(attempt, event.report, now, commands)
-        self._close(attempt.job, len(attempt.positions), commands)
-
-    def _answer(self, attempt: Attempt, report: frames.Report, now: int, commands: list[Command]) -> None:
-        frame = attempt.job.frame
-        is_local = attempt.lane.channel.is_local
-        is_last = retry.is_last(frame.birth, attempt.started, self._settings.queuelifetime)
-        served: list[int] = []
-        again: list[int] = []
-        due = 0
-        for place, position in enumerate(attempt.positions):
-            verdict = judge(report.outcomes[place : place + 1], is_last)
-            code, status, text, peer = (
-                report.codes[place],
-                report.enhanced[place],
-                report.texts[place],
-                report.peers[place],
-            )
-            if verdict is Verdict.SERVED:
-                served.append(frame.indexes[position])
-            elif verdict is Verdict.AGAIN:
-                again.append(frame.indexes[position])
-                due = due or retry.next_attempt(frame.birth, now, is_local, attempt.job.jitter)
-            else:
-                if verdict is Verdict.EXPIRED:
-                    status, text = TOO_OLD_STATUS, text.rstrip(b"\r\n") + b"\n" + TOO_OLD_TEXT
-                if not attempt.job.is_lost:
-                    note = bounce.note(status, 0, b"", text) if is_local else bounce.note(status, code, peer, text)
-                    commands.append(frames.Failed(frame.number, frame.indexes[position], note))
-            commands.append(delivery(attempt, position, verdict, code, status, text, peer, now, due))
-        self._settle(attempt, served, again, due, commands)
-
-    def _give_back(self, attempt: Attempt, now: int, commands: list[Command]) -> None:
-        """The service was lost: nothing is known, so all is temporary, soon, and never the last attempt."""
-        frame = attempt.job.frame
-        due = retry.after_trouble(frame.birth, now, attempt.lane.channel.is_local, attempt.job.jitter)
-        for position in attempt.positions:
-            commands.append(delivery(attempt, position, Verdict.AGAIN, 0, b"4.3.0", SERVICE_LOST, b"", now, due))
-        self._settle(attempt, [], [frame.indexes[position] for position in attempt.positions], due, commands)
-
-    def _settle(self, attempt: Attempt, served: list[int], again: list[int], due: int, commands: list[Command]) -> None:
-        if attempt.job.is_lost:
-            return
-        if served:
-            commands.append(frames.Done(attempt.job.frame.number, served))
-        if again:
-            commands.append(frames.Deferred(attempt.job.frame.number, attempt.lane.name, due, again))
+            answers.told(attempt, event.report, now, self._settings.queuelifetime, commands)
+            told = Told(evidence.of_report(event.report), now - started, event.report.texts[0])
+            if self._lanes.learn(lane, told, event.order, self._tag, now):
+                waiting = self._lanes.drain(lane)
+        self._lanes.ended(lane, job, len(positions))
+        self._close(job, len(positions), commands)
+        if waiting:
+            self._reroute(waiting, now, commands)
 
     def _finished(self, event: Finished, now: int, commands: list[Command]) -> None:
         answer = finish.decide(event, now, self._settings)
@@ -202,14 +218,24 @@ class Brain:
             commands.append(finish.bounced(event.bounced, told))
 
     def _changed(self, event: Changed, now: int, commands: list[Command]) -> None:
-        self._settings = event.settings
+        before, self._settings = self._settings.smtproutes, event.settings
+        after = event.settings.smtproutes
+        for key in before.keys() | after.keys():
+            if before.get(key) != after.get(key):
+                self._lanes.paces.forget(b"remote:@" + key)
+        for routing in self._routings:
+            routing.begin_again()
         waiting = self._lanes.clear()
         self._lanes.limit(event.settings)
-        for job, positions in waiting:
-            self._route(job, positions, now, commands)
+        self._reroute(waiting, now, commands)
+
+    def _reroute(self, waiting: list[tuple[Job, list[int]]], now: int, commands: list[Command]) -> None:
+        self._routings.extend([Routing(job, positions) for job, positions in waiting])
+        self._route(now, commands)
 
     def _lost(self, event: Lost, now: int, commands: list[Command]) -> None:
         self._lanes.clear()
+        self._routings.clear()
         for job in self._jobs:
             job.is_lost = True
             if job.token != NO_TOKEN:

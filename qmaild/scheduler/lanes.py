@@ -1,18 +1,23 @@
 """Who waits for which lane, and who is next. Knows limits and turns, not orders.
 
-A lane serves its jobs in turn, an order at a time, and a channel serves its lanes in turn: a message with
-100,000 recipients delays a small one behind it by one order, and a slow destination delays nobody else.
+A lane serves its messages, and a channel its lanes, in the order of their tags (fairness.py): a message with 100,000
+recipients delays a small one behind it by an order or two. What may hold its place for long leaves some to the others:
+the last quarter of concurrencyremote is for new mail to lanes with nothing in flight, and half of that quarter for
+messages with nothing in flight.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
+import itertools
 from collections.abc import Iterator
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 from qmaild.control.settings import Settings
 from qmaild.policy.routes import LOCAL_LANE
+from qmaild.scheduler.fairness import Flow, Share, Stake
+from qmaild.scheduler.paces import Pace, Paces, Told
 
 LOCAL_BATCH = 50  # recipients of one order: local answers when the slowest of them has ended
 MAX_HELD = 1000  # recipients of a channel on hold in memory; more would fill the queue's window for the other
@@ -24,159 +29,285 @@ MAX_REMOTE = 8000
 MAX_LANE_BYTES = 12 << 20
 MAX_REMOTE_BYTES = 24 << 20
 REMOTE_BATCH = 100  # what RFC 5321 4.5.3.1.8 obliges every server to take in one transaction
+MAX_VOIDED = 10_000  # places in the heaps that are not valid any more
+LAG = 1.0  # a share whose tag is this far behind has waited for its lane: its message has no claim to the turns it missed
 
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Share:
-    """Positions of one job that wait in one lane; those before `next` are taken. batch bounds one order."""
-
-    job: Any
-    positions: list[int]
-    batch: int
-    size: int
-    next: int = 0
-
-    def take(self, room: int) -> list[int]:
-        begin = self.next
-        self.next = min(begin + room, begin + self.batch, len(self.positions))
-        return self.positions[begin : self.next]
-
-    @property
-    def left(self) -> int:
-        return len(self.positions) - self.next
+ANYONE, IDLE_LANE, IDLE_MESSAGE = range(3)  # who may begin an order: below which of a channel's bounds
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Lane:
-    """size: bytes of what waits; busy: orders in flight (recipients in the local lane); is_in_turn: it stands in its
-    channel's round.
+    """shares: a heap of (tag, serial, share). size: bytes of what waits; busy: orders in flight (recipients in the local
+    lane); clock: the tag of its next order at the least. entry: serial of its place in its channel's heaps, 0 for none.
     """
 
     name: bytes
     channel: Channel
-    shares: deque[Share] = dataclasses.field(default_factory=deque)
+    pace: Pace
+    shares: list[tuple[float, int, Share]] = dataclasses.field(default_factory=list)
     size: int = 0
     busy: int = 0
-    is_in_turn: bool = False
+    clock: float = 0.0
+    entry: int = 0
+    key: float = 0.0
+    level: int = ANYONE
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further order may begin now."""
+        limit = self.channel.limit if self.channel.is_local else min(self.channel.ceiling, int(self.pace.limit))
+        return self.busy >= limit
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Channel:
-    """local or remote: limit and lane_limit bound what is in flight: recipients if local, else orders.
+    """local or remote: limit and each lane's ceiling bound what is in flight: recipients if local, else orders.
 
-    waiting counts recipients that wait for their turn, shares the messages they are of, once for each lane; size is
-    the bytes of these.
+    waiting counts recipients that wait for their turn, messages those they are of, fresh those of these that are no
+    retries; size is the bytes of these. heaps has (key, serial, lane) of the lanes that may begin an order, by level.
     """
 
     is_local: bool
     limit: int = 0
-    lane_limit: int = 0
+    ceiling: int = 0
+    bounds: tuple[int, int, int] = (0, 0, 0)
     busy: int = 0
     waiting: int = 0
-    shares: int = 0
+    messages: int = 0
+    fresh: int = 0
     size: int = 0
-    turns: deque[Lane] = dataclasses.field(default_factory=deque)
+    clock: float = 0.0
+    voided: int = 0
+    retries: Flow = dataclasses.field(default_factory=Flow)
+    stakes: dict[Any, Stake] = dataclasses.field(default_factory=dict)
+    heaps: tuple[list[tuple[float, int, Lane]], ...] = dataclasses.field(default_factory=lambda: ([], [], []))
+
+    def bound(self, limit: int, ceiling: int) -> None:
+        self.limit, self.ceiling = limit, max(1, ceiling)
+        self.bounds = (limit,) * 3 if self.is_local else (limit - limit // 4, limit - limit // 8, limit)
+
+    def pop(self) -> Lane | None:
+        """Return the lane whose turn it is, out of the heaps; None if none may begin an order now."""
+        best: list[tuple[float, int, Lane]] | None = None
+        for heap, bound in zip(self.heaps, self.bounds, strict=True):
+            self._clean(heap)
+            if heap and self.busy < bound and (best is None or heap[0] < best[0]):
+                best = heap
+        if best is None:
+            return None
+        lane = heappop(best)[2]
+        lane.entry = 0
+        return lane
+
+    def push(self, lane: Lane, serial: int, key: float, level: int) -> None:
+        """Give the lane this place in place of any other."""
+        self.void(lane)
+        lane.entry, lane.key, lane.level = serial, key, level
+        heappush(self.heaps[level], (key, serial, lane))
+
+    def void(self, lane: Lane) -> None:
+        """The lane has no place in the heaps any more. What stands there of it goes when it comes to the top."""
+        if not lane.entry:
+            return
+        lane.entry = 0
+        self.voided += 1
+        if self.voided > MAX_VOIDED:
+            for heap in self.heaps:
+                heap[:] = [entry for entry in heap if entry[2].entry == entry[1]]
+                heapify(heap)
+            self.voided = 0
+
+    def _clean(self, heap: list[tuple[float, int, Lane]]) -> None:
+        while heap and heap[0][2].entry != heap[0][1]:
+            heappop(heap)
+            self.voided -= 1
+
+    def go_on(self) -> None:
+        """An order has begun. Each message that waits has had its part of it; if all are ahead, the clock catches up."""
+        self.clock += 1 / (self.fresh + 1)
+        for heap in self.heaps:
+            self._clean(heap)
+        self.clock = max(self.clock, min([heap[0][0] for heap in self.heaps if heap], default=0.0))
 
 
 class Lanes:
-    """All that waits, and how much is in flight."""
+    """All that waits, how much is in flight, and what was learnt about destinations."""
 
     def __init__(self, settings: Settings) -> None:
         self._lanes: dict[bytes, Lane] = {}
+        self._serial = itertools.count(1)
+        self.paces = Paces()
         self.local = Channel(True)
         self.remote = Channel(False)
         self.limit(settings)
 
     def limit(self, settings: Settings) -> None:
         """Use these settings' limits from now on."""
-        self.local.limit = self.local.lane_limit = settings.concurrencylocal
-        self.remote.limit = settings.concurrencyremote
-        self.remote.lane_limit = max(1, settings.destinationconcurrency)
+        self.local.bound(settings.concurrencylocal, settings.concurrencylocal)
+        self.remote.bound(settings.concurrencyremote, settings.destinationconcurrency)
         for lane in self._lanes.values():
             self._queue_up(lane)
 
-    def add(self, name: bytes, job: Any, positions: list[int], is_single: bool, size: int = 0) -> bool:
+    def _channel(self, name: bytes) -> Channel:
+        return self.local if name == LOCAL_LANE else self.remote
+
+    def add(self, name: bytes, job: Any, positions: list[int], is_single: bool, is_retry: bool = False, size: int = 0) -> bool:
         """Let recipients wait in the lane; False if no more of them are kept: the channel is on hold, or too many wait.
 
-        is_single: each recipient needs an order of its own (a VERP sender). size: bytes of the message in memory.
+        is_single: each recipient needs an order of its own (a VERP sender). is_retry: the message was tried before.
+        size: bytes of it in memory.
         """
-        channel = self.local if name == LOCAL_LANE else self.remote
-        if not channel.limit and channel.waiting + len(positions) > MAX_HELD:
-            return False
+        channel = self._channel(name)
         lane = self._lanes.get(name)
-        if lane is not None and (len(lane.shares) >= MAX_LANE or lane.size >= MAX_LANE_BYTES):
-            return False
-        if not channel.is_local and (channel.shares >= MAX_REMOTE or channel.size >= MAX_REMOTE_BYTES):
+        stake = channel.stakes.get(job)
+        if not _has_room(channel, lane, stake, len(positions)):
             return False
         if lane is None:
-            lane = self._lanes[name] = Lane(name, channel)
+            lane = self._lanes[name] = Lane(name, channel, self.paces.use(name))
+        if stake is None:
+            stake = channel.stakes[job] = Stake(job, channel.retries if is_retry else Flow(), is_retry, size)
         batch = 1 if is_single else LOCAL_BATCH if channel.is_local else REMOTE_BATCH
-        lane.shares.append(Share(job, positions, batch, size))
-        lane.size += size
+        share = Share(stake, positions, batch)
+        heappush(lane.shares, (stake.flow.tag(channel.clock), next(self._serial), share))
+        lane.size += stake.size
         channel.waiting += len(positions)
-        channel.shares += 1
-        channel.size += size
+        if not stake.shares:
+            channel.messages += 1
+            channel.fresh += not stake.is_retry
+            channel.size += stake.size
+        stake.shares += 1
         self._queue_up(lane)
         return True
 
     def is_held(self, name: bytes) -> bool:
         """Whether this lane's channel is on hold."""
-        return not (self.local if name == LOCAL_LANE else self.remote).limit
+        return not self._channel(name).limit
 
     @property
     def is_ready(self) -> bool:
-        """Whether a lane stands in turn (its channel may still have no room)."""
-        return bool(self.local.turns or self.remote.turns)
+        """Whether a lane stands in turn (it may still find no room)."""
+        return any([channel.busy < channel.limit and any(channel.heaps) for channel in (self.local, self.remote)])
 
     def take(self) -> Iterator[tuple[Lane, Any, list[int]]]:
-        """Yield (lane, job, positions) of every order that may start; each counts as in flight from then."""
+        """Yield (lane, job, positions) of every order that may begin; each counts as in flight from then."""
         for channel in (self.local, self.remote):
-            while channel.turns and channel.busy < channel.limit:
-                lane = channel.turns.popleft()
-                lane.is_in_turn = False
-                share = lane.shares.popleft()
-                positions = share.take(channel.limit - channel.busy if channel.is_local else REMOTE_BATCH)
-                if share.left:
-                    lane.shares.append(share)
-                else:
-                    lane.size -= share.size
-                    channel.shares -= 1
-                    channel.size -= share.size
-                cost = len(positions) if channel.is_local else 1
-                lane.busy += cost
-                channel.busy += cost
-                channel.waiting -= len(positions)
+            while lane := channel.pop():
+                if _level(lane) >= lane.level and not self._catch_up(lane):
+                    yield self._begin(lane)
                 self._queue_up(lane)
-                yield lane, share.job, positions
 
-    def ended(self, lane: Lane, recipients: int) -> None:
-        """An order of this lane for so many recipients is over."""
-        cost = recipients if lane.channel.is_local else 1
+    def _catch_up(self, lane: Lane) -> bool:
+        """Give the lane's first share a tag of now if it has waited long while its flow went on elsewhere."""
+        tag, _, share = lane.shares[0]
+        clock, flow = lane.channel.clock, share.stake.flow
+        if tag >= clock - LAG or tag >= flow.clock - 1:
+            return False
+        heapreplace(lane.shares, (flow.tag(clock), next(self._serial), share))
+        return True
+
+    def _begin(self, lane: Lane) -> tuple[Lane, Any, list[int]]:
+        channel = lane.channel
+        tag, _, share = lane.shares[0]
+        stake = share.stake
+        key = max(tag, lane.clock)
+        lane.clock = key + 1
+        positions = share.take(channel.limit - channel.busy if channel.is_local else REMOTE_BATCH)
+        cost = len(positions) if channel.is_local else 1
+        lane.busy += cost
+        channel.busy += cost
+        channel.waiting -= len(positions)
+        stake.busy += 1
+        channel.go_on()
+        if share.left:
+            heapreplace(lane.shares, (stake.flow.tag(channel.clock), next(self._serial), share))
+        else:
+            heappop(lane.shares)
+            lane.size -= stake.size
+            _leave(channel, stake)
+        return lane, stake.job, positions
+
+    def ended(self, lane: Lane, job: Any, recipients: int) -> None:
+        """An order of this lane for so many of the job's recipients is over."""
+        channel = lane.channel
+        cost = recipients if channel.is_local else 1
         lane.busy -= cost
-        lane.channel.busy -= cost
+        channel.busy -= cost
+        stake = channel.stakes[job]
+        stake.busy -= 1
+        if not stake.busy and not stake.shares:
+            del channel.stakes[job]
         self._queue_up(lane)
-        if not lane.busy and not lane.shares:
-            del self._lanes[lane.name]
+        self._drop_if_idle(lane)
+
+    def learn(self, lane: Lane, told: Told, order: int, newest: int, now: int) -> bool:
+        """An order of this lane told something, before it ended; return whether nothing goes there for a while."""
+        if lane.channel.is_local:
+            return False
+        was_full = lane.is_full
+        return lane.pace.learn(told, order, newest, was_full, now)
+
+    def drain(self, lane: Lane) -> list[tuple[Any, list[int]]]:
+        """Return (job, positions) of what waits in the lane, which has mail or an order in flight; it waits no more."""
+        waiting = [(share.stake.job, share.positions[share.next :]) for _, _, share in sorted(lane.shares)]
+        for _, _, share in lane.shares:
+            lane.channel.waiting -= share.left
+            _leave(lane.channel, share.stake)
+        lane.shares.clear()
+        lane.size = 0
+        lane.channel.void(lane)
+        self._drop_if_idle(lane)
+        return waiting
 
     def clear(self) -> list[tuple[Any, list[int]]]:
         """Return (job, positions) of all that waits; it waits no more. What is in flight stays."""
-        waiting = [(share.job, share.positions[share.next :]) for lane in self._lanes.values() for share in lane.shares]
-        for lane in self._lanes.values():
-            lane.shares.clear()
-            lane.size = 0
-            lane.is_in_turn = False
-        for channel in (self.local, self.remote):
-            channel.turns.clear()
-            channel.waiting = channel.shares = channel.size = 0
-        self._lanes = {name: lane for name, lane in self._lanes.items() if lane.busy}
-        return waiting
+        return list(itertools.chain.from_iterable([self.drain(lane) for lane in list(self._lanes.values())]))
 
     @property
     def waiting(self) -> int:
         """Recipients that wait for their turn."""
         return self.local.waiting + self.remote.waiting
 
+    def _drop_if_idle(self, lane: Lane) -> None:
+        if not lane.busy and not lane.shares:
+            del self._lanes[lane.name]
+            self.paces.rest(lane.name)
+
     def _queue_up(self, lane: Lane) -> None:
-        if lane.shares and not lane.is_in_turn and lane.busy < lane.channel.lane_limit:
-            lane.is_in_turn = True
-            lane.channel.turns.append(lane)
+        """Give the lane its place in its channel's heaps, if it may begin an order."""
+        if not lane.shares or lane.is_full:
+            lane.channel.void(lane)
+            return
+        key, level = max(lane.shares[0][0], lane.clock), _level(lane)
+        if not lane.entry or key != lane.key or level != lane.level:
+            lane.channel.push(lane, next(self._serial), key, level)
+
+
+def _has_room(channel: Channel, lane: Lane | None, stake: Stake | None, recipients: int) -> bool:
+    if not channel.limit and channel.waiting + recipients > MAX_HELD:
+        return False
+    if lane is not None and (len(lane.shares) >= MAX_LANE or lane.size >= MAX_LANE_BYTES):
+        return False
+    if channel.is_local or (stake and stake.shares):  # a message that waits in several lanes is in memory once
+        return True
+    return channel.messages < MAX_REMOTE and channel.size < MAX_REMOTE_BYTES
+
+
+def _leave(channel: Channel, stake: Stake) -> None:
+    """The message waits in one lane less."""
+    stake.shares -= 1
+    if not stake.shares:
+        channel.messages -= 1
+        channel.fresh -= not stake.is_retry
+        channel.size -= stake.size
+        if channel.messages == channel.fresh:
+            channel.retries.clock = 0.0  # the next retry stands behind nobody
+        if not stake.busy:
+            del channel.stakes[stake.job]
+
+
+def _level(lane: Lane) -> int:
+    """Return up to which bound the lane's next order may begin."""
+    stake = lane.shares[0][2].stake
+    if lane.channel.is_local or lane.busy or stake.is_retry or lane.pace.is_doubtful:
+        return ANYONE
+    return IDLE_LANE if stake.busy else IDLE_MESSAGE

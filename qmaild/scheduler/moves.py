@@ -54,7 +54,11 @@ class Stopping(NamedTuple):
     """Start nothing more."""
 
 
-Event = Arrived | Reported | Finished | Committed | Changed | Lost | Stopping
+class Continued(NamedTuple):
+    """The answer to More: other events have had their turn."""
+
+
+Event = Arrived | Reported | Finished | Committed | Changed | Lost | Stopping | Continued
 
 
 # Commands. Answers to the queue are the frames Done, Failed, Deferred, Ended and Bounce themselves.
@@ -78,4 +82,8 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
-Command = Place | Release | Record | frames.Done | frames.Failed | frames.Deferred | frames.Ended | frames.Bounce
+class More(NamedTuple):
+    """There is more to do than one event may take: say Continued soon."""
+
+
+Command = Place | Release | Record | More | frames.Done | frames.Failed | frames.Deferred | frames.Ended | frames.Bounce

@@ -21,9 +21,11 @@ from qmaild.scheduler.moves import (
     Arrived,
     Changed,
     Committed,
+    Continued,
     Event,
     Finished,
     Lost,
+    More,
     Place,
     Record,
     Release,
@@ -31,6 +33,7 @@ from qmaild.scheduler.moves import (
     Stopping,
 )
 
+SHOWN = 100  # destinations in one answer
 MAX_HEADER = 64 << 10  # of a large message's header section in a bounce
 
 
@@ -53,12 +56,14 @@ class Send:
             Place: self._place,
             Release: self._release,
             Record: self._record,
+            More: self._more,
             frames.Done: self._collect,
             frames.Failed: self._answer,
             frames.Deferred: self._answer,
             frames.Ended: self._answer,
             frames.Bounce: self._answer,
         }
+        shell.commands |= {b"destinations": self._destinations, b"revive": self._revive}
         shell.serve("manage", self._frame, self._closed, self._opened, takes_descriptors=True)
         shell.is_busy = lambda: self._brain.jobs + self._brain.in_flight > 0
         shell.is_unfinished = self._is_unfinished
@@ -72,6 +77,14 @@ class Send:
     def _status(self) -> str:
         brain = self._brain
         return f"{brain.jobs} messages, {brain.in_flight} orders in flight, {brain.waiting} recipients waiting"
+
+    def _destinations(self, words: list[bytes]) -> tuple[int, bytes]:
+        """The destinations that take least, and why."""
+        return 0, "\n".join(self._brain.paces.lines(time.time_ns() // 1000, SHOWN)).encode()
+
+    def _revive(self, words: list[bytes]) -> tuple[int, bytes]:
+        """An administrator wants mail to be tried now, whatever was learnt."""
+        return 0, b"%d destinations are tried again" % self._brain.paces.revive()
 
     def _handle(self, event: Event) -> None:
         for command in self._brain.handle(event, time.time_ns() // 1000):
@@ -150,6 +163,9 @@ class Send:
 
     def _record(self, command: Record) -> None:
         journal.record(command.event, **command.values)
+
+    def _more(self, command: More) -> None:
+        self._service.loop.call_soon(self._handle, Continued())
 
     def _collect(self, command: frames.Done) -> None:
         """Recipients of one message that are served within a tick leave in one frame."""

@@ -23,14 +23,17 @@ from qmaild.scheduler.moves import (
     Changed,
     Command,
     Committed,
+    Continued,
     Finished,
     Lost,
+    More,
     Place,
     Record,
     Release,
     Reported,
     Stopping,
 )
+from qmaild.scheduler.paces import FIRST_LIMIT
 from qmaild.scheduler.verdicts import VERDICTS, Verdict, is_whole, judge
 
 BIRTH = 1_700_000_000 * retry.SECOND
@@ -63,6 +66,15 @@ def report(order: frames.Order, outcomes: bytes, text: bytes = b"said") -> Repor
         order.tag,
         frames.Report(order.tag, outcomes, [250] * count, [b"5.1.1"] * count, [text] * count, [b"peer"] * count),
     )
+
+
+def whole(send: Brain, event: Any, now: int = NOW) -> list[Command]:
+    """What an event leads to, with all that follows when the rest of the loop has had its turns."""
+    commands = send.handle(event, now)
+    while commands and More() in commands:
+        commands.remove(More())
+        commands += send.handle(Continued(), now)
+    return commands
 
 
 def orders(commands: list[Command]) -> list[frames.Order]:
@@ -145,7 +157,11 @@ def test_recipients_are_rewritten_and_grouped_by_lane() -> None:
 
 
 def test_a_thousand_recipients_of_one_site_are_ten_orders() -> None:
-    found = orders(brain().handle(Arrived(job(*many(1000)), NO_TOKEN), NOW))
+    send = brain()
+    found = orders(send.handle(Arrived(job(*many(1000)), NO_TOKEN), NOW))
+    assert len(found) == FIRST_LIMIT
+    for order in found:  # grows as they succeed
+        found += orders(send.handle(report(order, b"K" * REMOTE_BATCH), NOW))
     assert [len(order.recipients) for order in found] == [REMOTE_BATCH] * 10
 
 
@@ -339,13 +355,13 @@ def test_a_reload_routes_again_what_waits() -> None:
 
 def test_a_huge_message_delays_a_small_one_in_its_lane_by_one_round() -> None:
     send = brain(destinationconcurrency=b"1")
-    (order,) = orders(send.handle(Arrived(job(*many(10_000)), NO_TOKEN), NOW))
+    (order,) = orders(whole(send, Arrived(job(*many(10_000)), NO_TOKEN)))
     send.handle(Arrived(job(b"small@far.example", number=2), NO_TOKEN), NOW)
     seen = []
     for _ in range(4):
         (order,) = orders(send.handle(report(order, b"K" * len(order.recipients)), NOW))
         seen.append(order.number)
-    assert seen == [1, 2, 1, 1]
+    assert seen == [2, 1, 1, 1]
 
 
 def test_lanes_take_turns_and_a_lane_serves_in_order() -> None:
@@ -358,7 +374,126 @@ def test_lanes_take_turns_and_a_lane_serves_in_order() -> None:
     for _ in range(5):
         (order,) = orders(send.handle(report(order, b"K"), NOW))
         seen.append(order.number)
-    assert seen == [2, 6, 3, 4, 5]
+    assert seen == [6, 2, 3, 4, 5]
+
+
+# --- destinations that cannot be reached
+
+UNREACHED = b"I could not establish a connection."
+
+
+def unreached(order: frames.Order) -> Reported:
+    count = len(order.recipients)
+    columns = ([0] * count, [b"4.4.1"] * count, [UNREACHED] * count, [b""] * count)
+    return Reported(order.tag, frames.Report(order.tag, b"Z" * count, *columns))
+
+
+def with_a_dead_destination(waiting: int = 0, **files: bytes) -> tuple[Brain, list[Command]]:
+    """A brain whose far.example has just died, and what it said then; so many messages waited for it."""
+    send = brain(**files)
+    found: list[frames.Order] = []
+    for number in range(100, 105 + waiting):
+        found += orders(send.handle(Arrived(job(b"a@far.example", number=number), NO_TOKEN), NOW))
+    commands: list[Command] = []
+    while not send.paces.is_dead(b"remote:far.example", NOW):
+        if not found:
+            found = orders(send.handle(Arrived(job(b"a@far.example", number=99), NO_TOKEN), NOW))
+        commands = send.handle(unreached(found.pop(0)), NOW)
+        found += orders(commands)
+    for order in found:
+        assert orders(send.handle(unreached(order), NOW)) == []
+    return send, commands
+
+
+def test_mail_for_a_dead_destination_is_deferred_without_an_attempt() -> None:
+    send, _ = with_a_dead_destination()
+    commands = send.handle(Arrived(job(b"a@far.example", b"b@near.example", b"c@far.example"), NO_TOKEN), NOW)
+    due = retry.next_attempt(BIRTH, NOW, False, 0.0)
+    assert answers(commands) == [frames.Deferred(1, b"remote:far.example", due, [10, 12])]
+    assert [order.recipients for order in orders(commands)] == [[b"b@near.example"]]
+    assert [(record.values["recipient"], record.values["outcome"]) for record in records(commands)] == [
+        (b"a@far.example", "temporary"),
+        (b"c@far.example", "temporary"),
+    ]
+    assert b"could not be reached lately" in records(commands)[0].values["text"]
+    assert (send.jobs, send.waiting) == (1, 0)
+
+
+def test_what_waits_when_a_destination_dies_is_deferred_too() -> None:
+    send, commands = with_a_dead_destination(waiting=40)
+    deferred = [answer.number for answer in answers(commands)]
+    assert len(deferred) > 20 and sorted(deferred[1:]) == list(range(max(deferred) - len(deferred) + 2, 145))
+    assert (send.jobs, send.in_flight, send.waiting) == (0, 0, 0)
+
+
+def test_a_message_past_its_lifetime_is_really_tried() -> None:
+    send, _ = with_a_dead_destination()
+    (order,) = orders(send.handle(Arrived(job(b"a@far.example", birth=NOW - WEEK - 1), NO_TOKEN), NOW))
+    (failed,) = answers(send.handle(unreached(order), NOW))
+    assert isinstance(failed, frames.Failed) and UNREACHED in failed.note
+
+
+def test_after_its_time_one_order_goes_first_and_success_opens_the_rest() -> None:
+    send, _ = with_a_dead_destination()
+    later = NOW + 60 * retry.SECOND
+    (probe,) = orders(send.handle(Arrived(job(b"a@far.example", number=2), NO_TOKEN), later))
+    assert send.handle(Arrived(job(b"b@far.example", number=3), NO_TOKEN), later) == []
+    assert [order.number for order in orders(send.handle(report(probe, b"K"), later))] == [3]
+
+
+def test_a_failed_probe_means_twice_the_time() -> None:
+    send, _ = with_a_dead_destination()
+    later = NOW + 60 * retry.SECOND
+    (probe,) = orders(send.handle(Arrived(job(b"a@far.example", number=2), NO_TOKEN), later))
+    send.handle(unreached(probe), later)
+    assert send.paces.is_dead(b"remote:far.example", later + 120 * retry.SECOND - 1)
+    assert not send.paces.is_dead(b"remote:far.example", later + 120 * retry.SECOND)
+
+
+def test_a_reload_keeps_what_was_learnt_but_of_routes_that_changed() -> None:
+    send, _ = with_a_dead_destination()
+    send.handle(Changed(configured(smtproutes=b"near.example:hub")), NOW)
+    assert send.paces.is_dead(b"remote:far.example", NOW)
+
+    send, _ = with_a_dead_destination(smtproutes=b"other.example:hub")
+    for name in (b"remote:@other.example", b"remote:@same.example"):
+        send.paces.use(name).limit = 1.0
+        send.paces.rest(name)
+    send.handle(Changed(configured(smtproutes=b"other.example:hub2")), NOW)
+    assert {name: pace.limit for name, pace in send.paces if name.startswith(b"remote:@")} == {b"remote:@same.example": 1}
+
+
+def test_a_huge_message_is_routed_in_slices_and_others_go_on_between_them() -> None:
+    send = brain()
+    everybody = [b"u@d%d.example" % (place % 5000) for place in range(20_000)]
+    commands = send.handle(Arrived(job(*everybody), NO_TOKEN), NOW)
+    assert commands == [More()]  # what goes to one lane shares orders: none begins before all are known
+    assert len(orders(send.handle(Arrived(job(b"a@near.example", number=2), NO_TOKEN), NOW))) == 1
+    assert send.waiting == 20_000
+    slices = 0
+    while More() in commands:
+        commands = send.handle(Continued(), NOW)
+        slices += 1
+    assert slices > 10 and send.waiting + (send.in_flight - 1) * 4 == 20_000
+    assert {len(order.recipients) for order in orders(commands)} <= {4}
+
+
+def test_what_is_being_routed_is_routed_again_after_a_reload_and_dropped_with_the_queue() -> None:
+    send = brain()
+    assert More() in send.handle(Arrived(job(*many(5000)), 7), NOW)
+    assert send.handle(Changed(configured(locals=b"far.example")), NOW) == []
+    found = orders(whole(send, Continued()))
+    assert {order.lane for order in found} == {b"local"}
+    assert More() in send.handle(Arrived(job(*many(5000, b"x.example"), number=2), 8), NOW)
+    assert Release(8) in send.handle(Lost(), NOW)
+    assert send.handle(Continued(), NOW) == [] and send.jobs == 0
+
+
+def test_a_message_to_many_lanes_is_in_memory_once() -> None:
+    send = brain()
+    content = bytes(64 << 10)
+    frame = job(*[b"u@d%d.example" % place for place in range(2000)])._replace(size=len(content), content=content)
+    assert answers(whole(send, Arrived(frame, NO_TOKEN))) == []
 
 
 # --- the ends of connections
@@ -465,6 +600,7 @@ STEPS = st.lists(
             st.lists(st.sampled_from(b"KZD?"), min_size=10, max_size=10),
         ),
         st.tuples(st.just("lose"), st.integers(0, 50)),
+        st.tuples(st.just("unreached"), st.integers(0, 50)),
         st.tuples(st.just("mangle"), st.integers(0, 50)),
         st.tuples(st.just("change"), st.integers(0, 2)),
         st.tuples(st.just("queue lost")),
@@ -490,7 +626,7 @@ class Ledger:
         self.number = 0
 
     def handle(self, event: Any) -> None:
-        for command in self.send.handle(event, NOW):
+        for command in whole(self.send, event):
             if isinstance(command, Place):
                 assert command.token == NO_TOKEN or command.token in self.tokens
                 assert set(command.order.indexes) <= self.open[command.order.number]
@@ -523,7 +659,8 @@ class Ledger:
             order = self.orders.pop(values[0] % len(self.orders))
             count = len(order.recipients)
             outcomes = bytes(values[1][:count]) if kind == "report" else b"K" * (count + 1)
-            self.handle(Reported(order.tag, None) if kind == "lose" else report(order, outcomes))
+            event = Reported(order.tag, None) if kind == "lose" else report(order, outcomes)
+            self.handle(unreached(order) if kind == "unreached" else event)
 
 
 @settings(max_examples=300, deadline=None)

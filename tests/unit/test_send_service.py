@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -372,6 +373,42 @@ def test_a_new_queue_connection_replaces_the_old_one(house: House) -> None:
         remote.send(report(order, b"K"))
         assert await after.frame() == frames.Done(17, [0])
         assert after.arrived.empty()
+
+    run(house, scene)
+
+
+def test_a_dead_destination_is_told_about_and_revived_on_demand(house: House) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        number = 100
+        queue.send(job(number, b"a@far.example"))
+        remote = await house.remote.accept()
+        while b"left alone" not in (await house.command(b"destinations")).text:
+            order = await remote.frame()
+            columns = ([0], [b"4.4.1"], [b"I could not establish a connection."], [b""])
+            remote.send(frames.Report(order.tag, b"Z", *columns))
+            assert isinstance(await queue.frame(), frames.Deferred)
+            number += 1
+            queue.send(job(number, b"a@far.example"))
+        assert await queue.frame() == frames.Deferred(number, b"remote:far.example", ANY, [0])
+        assert "could not be reached lately" in house.journal("delivery")[-1]["QMAILD_TEXT"]
+        assert remote.arrived.empty()
+        assert (await house.command(b"revive")).text == b"1 destinations are tried again"
+        queue.send(job(200, b"a@far.example"))
+        assert (await remote.frame()).number == 200
+
+    run(house, scene)
+
+
+def test_a_huge_message_is_routed_while_others_go_on(house: House) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        queue.send(job(1, *[b"u%d@host.test" % place for place in range(50_000)]))
+        queue.send(job(2, b"a@far.example"))
+        remote = await house.remote.accept()
+        assert (await remote.frame()).number == 2
+        local = await house.local.accept()
+        assert len((await local.frame()).recipients) == 50
 
     run(house, scene)
 
