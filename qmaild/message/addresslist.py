@@ -24,6 +24,7 @@ _LITERAL = re.compile(rb"\[((?:\\.|[^\[\]\\])*)\]", re.DOTALL)
 _COMMENT_MARK = re.compile(rb"\\.|[()]", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _NOT_A_HOST = re.compile(rb'[ \t\r\n()<>@,;:\\"\[\]]')  # what only quotes or a backslash can have let through
+_NOT_IN_A_LITERAL = re.compile(rb'[\x00-\x20()<>@,;\\"\[\]\x7f]')  # an @ would be the one that parts local part and host
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
 _WORDS = frozenset((b"atom", b"quoted", b"literal"))
 
@@ -270,8 +271,10 @@ def _split(run: list[_Token]) -> tuple[bytes, bytes | None]:
     if not marks:
         return b"".join([token.text for token in run]), None
     local, host = run[: marks[-1]], run[marks[-1] + 1 :]
-    if any(token.kind != b"literal" and _NOT_A_HOST.search(token.text) for token in host):
-        raise AddressError("expected a host name after @")
+    for token in host:
+        is_bad = _NOT_IN_A_LITERAL.search(token.text[1:-1]) if token.kind == b"literal" else _NOT_A_HOST.search(token.text)
+        if is_bad:
+            raise AddressError("expected a host name after @")
     return b"".join([token.text for token in local]), b"".join([token.text for token in host])
 
 

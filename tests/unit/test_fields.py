@@ -136,7 +136,7 @@ def test_addresses_are_found_and_completed(value: bytes, expected: list[bytes]) 
 @pytest.mark.parametrize(
     "value",
     [b"(x", b"<a", b"a>", b'"x', b"@", b"<a b>", b"<a, b>", b"a\\", b"[x", b"g: h: a;", b"<a@b:c>", b"<a <b>>",
-     b'"a\nb"@c', b'"a\0b"@c', b"a@" + b"b" * 1000],
+     b'"a\nb"@c', b'"a\0b"@c', b"a@" + b"b" * 1000, b"a@[b@c]", b"a@[\\]]", b"a@[<b>]"],
 )  # fmt: skip
 def test_what_is_no_address_list_is_an_error(value: bytes) -> None:
     with pytest.raises(AddressError):

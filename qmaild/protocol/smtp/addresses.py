@@ -14,7 +14,8 @@ _ATOM = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]+"
 _QUOTED = rb'"(?:[ !#-\[\]-~\x80-\xff]|\\[ -~])*"'
 _LABEL = rb"[A-Za-z0-9_\x80-\xff]+(?:-+[A-Za-z0-9_\x80-\xff]+)*"
 _DOMAIN = _LABEL + rb"(?:\." + _LABEL + rb")*"
-_LITERAL = rb"\[[!-Z^-~]+\]"
+# Narrower than the RFC: an @ would move the place where local part and domain are parted, brackets end paths.
+_LITERAL = rb"\[[!-;=?A-Z^-~]+\]"
 _ROUTE = rb"(?:@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*:)?"
 _LOCAL = rb"(?:(" + _ATOM + rb"(?:\." + _ATOM + rb")*)|(" + _QUOTED + rb"))"
 # Beyond the RFC, as in qmail: a name without a domain is one of ours (envnoathost is its domain).

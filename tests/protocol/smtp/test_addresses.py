@@ -38,7 +38,8 @@ def test_paths(path: bytes, address: bytes) -> None:
 @pytest.mark.parametrize("path", [
     b'<"a">', b'<"a@b.test">', b"<a@>", b"<@b.test>", b"<a b@b.test>", b"<a..b@b.test>", b"<.a@b.test>", b"<a.@b.test>",
     b"<a@b..test>", b"<a@b.test.>", b"<a@.b.test>", b"<a@-b.test>", b"<a@b-.test>", b"<a@b.test", b"<a@b@c.test>", b'<"a@b.test>',
-    b'<"a"b@b.test>', b"<a@[192.0.2.1>", b"<a@[]>", b"<a@[x y]>", b"<a\0b@b.test>", b'<"a\0b"@b.test>', b"<a@b\0.test>",
+    b'<"a"b@b.test>', b"<a@[192.0.2.1>", b"<a@[]>", b"<a@[x y]>", b"<a@[x@y]>", b"<a@[x<y]>", b"<a@[x>y]>",
+    b"<a\0b@b.test>", b'<"a\0b"@b.test>', b"<a@b\0.test>",
     b"<<a@b.test>>", b"<a@b.test\t>", b"< a@b.test>", b"<a@b.test >", b"<a(comment)@b.test>", b"<a@b.test,c@d.test>",
     b"<a\xff@b.test>", b"<" + b"l" * MAX_ADDRESS + b"@b.test>", b"<a@" + b"d" * 300 + b">", b"<",
 ])  # fmt: skip
