@@ -80,13 +80,18 @@ def shown(name: bytes) -> bytes:
 
 
 def literal(name: bytes) -> Address | None:
-    """Return the address in d.d.d.d, [d.d.d.d] or [IPv6:x] (RFC 5321 4.1.3); None for a host name."""
+    """Return the address in d.d.d.d, [d.d.d.d] or [IPv6:x] (RFC 5321 4.1.3); None for a host name.
+
+    One with a zone (%eth0) is none: it would equal no address of ours, and so pass for another host's.
+    """
     text = name
     if name.startswith(b"[") and name.endswith(b"]"):
         text = name[1:-1]
         if text[:5].lower() == b"ipv6:":
             text = text[5:]
     elif not _DOTTED.fullmatch(name):
+        return None
+    if b"%" in text:
         return None
     try:
         return plain(ipaddress.ip_address(text.decode("ascii")))

@@ -193,8 +193,11 @@ class Dialer:
 
 
 def _address(name: bytes) -> Address | None:
-    """Return an address written without brackets, IPv6 included: a route may have it so."""
-    return mailhosts.literal(b"[" + name + b"]")
+    """Return an address written without brackets, IPv6 included, or with a zone: a route may have it so."""
+    try:
+        return mailhosts.plain(ipaddress.ip_address(name.strip(b"[]").decode("ascii")))
+    except ValueError:
+        return None
 
 
 async def _cancel(tasks: list[asyncio.Task[socket.socket | None]]) -> None:

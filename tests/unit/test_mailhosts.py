@@ -140,6 +140,8 @@ def test_the_way_through_the_groups(groups: list[list[Answer]], tried: list[byte
         (b"[\xff]", None),
         (b"1.2.3.4.5", None),
         (b"[]", None),
+        (b"[IPv6:fe80::1%eth0]", None),
+        (b"[IPv6:2001:db8::1%1]", None),
     ],
 )
 def test_address_literals(name: bytes, address: str | None) -> None:
