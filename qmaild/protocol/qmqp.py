@@ -46,7 +46,7 @@ class Reader:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held = b""
+        self._held = bytearray()
         self._part = _Part.PACKAGE_LENGTH
         self._package_left = 0
         self._message_left = 0
@@ -56,15 +56,20 @@ class Reader:
     def feed(self, data: bytes) -> list[Content | Package]:
         """Return what these bytes complete. After the Package nothing more is taken."""
         found: list[Content | Package] = []
-        data = self._held + data
-        self._held = b""
+        if self._held:
+            # What an envelope has so far is not looked at again with every few bytes a client adds to it.
+            self._held += data
+            if self._part is _Part.ENVELOPE and len(self._held) <= self._package_left:
+                return found
+            data = bytes(self._held)
+            self._held.clear()
         while data and self._part is not _Part.OVER:
             before = self._part
             data = self._take(data, found)
             if self._part is before:
                 break
         if self._part is not _Part.OVER:
-            self._held = data
+            self._held += data
         return found
 
     def _take(self, data: bytes, found: list[Content | Package]) -> bytes:

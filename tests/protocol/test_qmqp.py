@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,6 +66,13 @@ def test_what_is_no_package(data: bytes) -> None:
         with pytest.raises(qmqp.QmqpError):
             read(data, step=step)
             pytest.fail(f"{data!r} was taken")
+
+
+def test_an_envelope_that_comes_in_small_pieces_is_not_copied_with_each() -> None:
+    data = package(b"x", b"", *[b"r" * 900] * 3000)
+    start = time.process_time()
+    assert len(read(data, step=16)[1].recipients) == 3000
+    assert time.process_time() - start < 20  # it took minutes
 
 
 @settings(max_examples=300, deadline=None)
