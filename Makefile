@@ -52,7 +52,7 @@ run: build
 # Tests
 
 test: need-test build check
-	$(PYTEST) tests/unit tests/protocol tests/bench tests/crash tests/packaging tests/system; status=$$?; \
+	$(PYTEST) tests/unit tests/protocol tests/bench tests/crash tests/fuzz tests/packaging tests/system; status=$$?; \
 	    [ -x $(RUFF) ] || echo "ruff DID NOT RUN: it could not be installed"; exit $$status
 
 unit protocol crash packaging system: need-test build
@@ -72,13 +72,17 @@ $(RUFF):
 crowd: need-test build
 	CROWD=$(or $(CROWD),5000) $(PYTEST) -s tests/unit/test_crowd.py
 
+# Fuzzes all that reads foreign bytes, each target MINUTES long, JOBS at a time; TARGETS names some of them.
+fuzz: need-test build
+	@$(NEED) clang
+	$(PYTHON) -m tests.fuzz.run --minutes=$(or $(MINUTES),1) --jobs=$(or $(JOBS),2) $(TARGETS)
+
 # All that takes long: every one of these targets that there is, then HOURS of traffic.
-LONG = crowd depth
+LONG = crowd depth fuzz
 soak: need-test build $(LONG)
 	$(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2)
 
 # OPTIONS are those of tests/bench/README.md.
-
 bench: need-test build
 	$(PYTHON) -m tests.bench.run $(OPTIONS)
 
@@ -99,4 +103,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd soak bench depth deb clean
+.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd fuzz soak bench depth deb clean
