@@ -148,9 +148,9 @@ static void listen_to_service(void) {
         if (length > 0)
             obey(frame, frame + length);
     answer_used = (size_t)(end - place);
-    memmove(answer, place, answer_used);
-    if (answer_used == sizeof answer)
+    if (answer_used >= sizeof answer)
         fail(self->lost, "the mail service answered with something that is no frame");
+    memmove(answer, place, answer_used);
 }
 
 /* Connect to the inject service. A full backlog is waited for. Ends the program when there is no service. */
