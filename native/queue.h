@@ -32,7 +32,8 @@
    I14 A recipient that is done or failed stays so. A message whose recipients are all done and that has no notes has
        ended, with or without an END record.
    I15 A refused or failed call leaves no trace, in memory or on disk.
-   I16 (Large files aside.) Disk use stays within twice the living bytes plus two segments, once the copying that this needs is done.
+   I16 (Large files aside.) Disk use stays within twice the living bytes plus two segments, once the copying that this needs is done,
+       and then the store rests. Living are the bytes that a copy of all messages takes: their records, deferrals and notes.
 
    FILES   DIR/format        "qmaild queue 1\n"
            DIR/lock          flock'ed by the one process that has the store open

@@ -8,7 +8,7 @@
 
 static uint8_t *fact_record(struct queue *q, struct message *message, uint16_t type, uint64_t body)
 {
-    return append_record(q, type, 0, message->number, (RECORD_HEAD + body + 7) & ~UINT64_C(7));
+    return append_record(q, type, 0, message->number, record_bytes(body));
 }
 
 /* Which recipients have this slot; they go to the buffer. */
@@ -28,7 +28,7 @@ static uint64_t facts_length(struct queue *q, const struct message *message)
     uint64_t length = RECORD_HEAD + runs_length((uint32_t *)(void *)q->buffer, recipients_at(q, message, SLOT_DONE, 0));
 
     for (const struct note *note = message->notes; note; note = note->next)
-        length += (RECORD_HEAD + 8 + note->length + 7) & ~7u;
+        length += record_bytes(8 + (uint64_t)note->length);
     return length;
 }
 

@@ -26,11 +26,12 @@ int index_start(struct queue *q)
     return q->shelves ? lanes_start(q) : Q_MEMORY;
 }
 
-static void notes_drop(struct message *message)
+static void notes_drop(struct queue *q, struct message *message)
 {
     while (message->notes) {
         struct note *note = message->notes;
         message->notes = note->next;
+        q->living -= record_bytes(8 + (uint64_t)note->length);
         free(note);
     }
 }
@@ -39,7 +40,7 @@ void index_stop(struct queue *q)
 {
     for (size_t shelf = 0; shelf < q->shelf_count; shelf++) {
         for (uint32_t at = 0; at < q->shelves[shelf].shelf->used; at++) {
-            notes_drop(q->shelves[shelf].shelf->at[at]);
+            notes_drop(q, q->shelves[shelf].shelf->at[at]);
             free(q->shelves[shelf].shelf->at[at]);
         }
         free(q->shelves[shelf].shelf);
@@ -255,7 +256,7 @@ void index_drop(struct queue *q, struct message *message)
     unshelve(q, message);
     q->message_count--;
     q->index_bytes -= message_bytes(message->count);
-    notes_drop(message);
+    notes_drop(q, message);
     free(message);
 }
 

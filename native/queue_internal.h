@@ -206,6 +206,12 @@ static inline uint64_t take64(const uint8_t *at)
     return (uint64_t)take32(at) | (uint64_t)take32(at + 4) << 32;
 }
 
+/* The length of a record with such a body. */
+static inline uint64_t record_bytes(uint64_t body)
+{
+    return (RECORD_HEAD + body + 7) & ~UINT64_C(7);
+}
+
 /* queue_record.c: bytes of records and headers, nothing else */
 struct message_view {
     int64_t birth;

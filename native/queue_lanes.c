@@ -253,6 +253,12 @@ static struct heap *heap_of(struct queue *q, const struct group *group)
     return group->lane == NONE ? &q->unplanned : &q->lanes[group->lane].heap;
 }
 
+/* What saying such a group again takes (I16): a deferral's record with one run. */
+static uint64_t defer_bytes(const struct queue *q, uint32_t lane)
+{
+    return lane == NONE ? 0 : record_bytes(12 + (uint64_t)q->lanes[lane].length + 8);
+}
+
 /* An empty group, out. Before: index_room said Q_OK, and lane_intern for its lane. The lane's use is the group's. */
 uint32_t group_new(struct queue *q, struct message *message, uint32_t lane, int64_t due)
 {
@@ -267,6 +273,7 @@ uint32_t group_new(struct queue *q, struct message *message, uint32_t lane, int6
     *at = (struct group){ .message = message, .due = due, .lane = lane, .place = NOT_IN_HEAP };
     if (lane != NONE)
         q->lanes[lane].groups++;
+    q->living += defer_bytes(q, lane);
     return group;
 }
 
@@ -325,6 +332,7 @@ void group_free(struct queue *q, uint32_t group)
 
     group_leave(q, group);
     q->out -= at->count;
+    q->living -= defer_bytes(q, at->lane);
     if (at->lane != NONE)
         lane_release(q, at->lane);
     at->message = NULL;

@@ -79,6 +79,7 @@ int state_note(struct queue *q, struct message *message, uint32_t index, const v
     if (length)
         memcpy(note->text, text, length);
     message->notes = note;
+    q->living += record_bytes(8 + (uint64_t)length); /* a copy says it again (I16) */
     return Q_OK;
 }
 

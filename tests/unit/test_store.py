@@ -410,6 +410,24 @@ def test_disk_use_stays_within_twice_the_living_bytes_and_two_segments(client: C
     assert client.store.messages(0, 1)[0].recipients[0].due == FOREVER + living[0]
 
 
+def test_messages_that_wait_in_many_lanes_are_not_copied_for_ever(client: Client) -> None:
+    """Their deferrals take more than they do: what a copy must say again is living too."""
+    for _ in range(100):
+        client.add(recipients=tuple(b"r%d@example" % index for index in range(50)))
+    client.settle()
+    for job in client.due():
+        for index, _ in job.recipients:
+            client.store.defer(job.number, b"remote a-domain-with-a-name-%d.example" % index, FOREVER, [index])
+    client.settle()
+    rounds = 0
+    while select.select([client.store.eventfd], [], [], 1)[0]:
+        client.store.collect()
+        rounds += 1
+        assert rounds < 1000, "the store does not rest"
+    counts = client.store.counts()
+    assert counts.bytes_disk <= 2 * counts.bytes_living + 2 * SEGMENT
+
+
 def test_copying_forward_keeps_every_state(client: Client) -> None:
     number = client.add(recipients=(b"a", b"b", b"c", b"d"))
     client.settle()
