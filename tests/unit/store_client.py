@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import select
 
-from qmaild.queue.store import FRESH, RETRY, Job, Store
+from qmaild.queue.store import FRESH, RETRY, Job, Staged, Store
 
 SEGMENT = 64 << 10
 FOREVER = 1 << 60
@@ -19,15 +19,17 @@ class Client:
         self.directory = str(directory)
         self.options: dict[str, int] = {"segment_bytes": SEGMENT, **options}
         self.failed: list[int] = []
-        self.staged: list[int] = []
         self.store = Store.open(self.directory, **self.options)  # type: ignore[arg-type]
 
-    def wait(self) -> None:
-        collected = self.store.collect()
-        self.failed += collected.failed
-        self.staged += collected.staged
-        if not select.select([self.store.eventfd], [], [], PATIENCE)[0]:
-            raise AssertionError("nothing was decided")
+    def wait_for(self, staged: Staged) -> None:
+        """Wait until this file is synced."""
+        while staged.number not in self.store.collect().staged:
+            assert select.select([self.store.eventfd], [], [], PATIENCE)[0], "nothing was decided"
+
+    def holder(self, content: bytes) -> pathlib.Path:
+        """The segment where that stands; there may be a spare beside it."""
+        segments = pathlib.Path(self.directory, "segments").iterdir()
+        return next(segment for segment in segments if content in segment.read_bytes())
 
     def settle(self) -> None:
         """Commit, and wait until it is decided."""

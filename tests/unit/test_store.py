@@ -297,10 +297,7 @@ def test_a_large_message_streams_into_a_file_of_its_own(client: Client) -> None:
     staged.sync()
     with pytest.raises(StoreError):
         staged.write(b"more")
-    while not client.staged:
-        client.wait()
-        client.staged += client.store.collect().staged
-    assert client.staged == [staged.number]
+    client.wait_for(staged)
     number = client.add(b"prefix", staged=staged)
     assert number == staged.number
     staged.abort()  # too late: it is the message's
@@ -324,9 +321,7 @@ def test_a_large_message_that_a_forward_ended_is_no_damage(client: Client) -> No
     staged = client.store.stage()
     staged.write(b"body")
     staged.sync()
-    while staged.number not in client.staged:
-        client.wait()
-        client.staged += client.store.collect().staged
+    client.wait_for(staged)
     large = client.add(b"prefix", staged=staged)
     client.settle()
     (job,) = client.due()
@@ -593,7 +588,7 @@ def test_damage_costs_one_message_and_is_counted(client: Client) -> None:
     numbers = [client.add(b"%d " % at * 500) for at in range(5)]
     client.settle()
     client.store.close()
-    (segment,) = pathlib.Path(client.directory, "segments").iterdir()
+    segment = client.holder(b"2 2 2 2")
     content = bytearray(segment.read_bytes())
     content[content.index(b"2 2 2 2") + 9] ^= 1
     segment.write_bytes(content)
@@ -605,7 +600,7 @@ def test_damage_costs_one_message_and_is_counted(client: Client) -> None:
 def test_a_record_that_goes_bad_while_open_is_never_delivered(client: Client) -> None:
     bad, good = client.add(b"bad " * 100), client.add(b"good")
     client.settle()
-    (segment,) = pathlib.Path(client.directory, "segments").iterdir()
+    segment = client.holder(b"bad bad")
     with segment.open("r+b") as file:
         file.seek(segment.read_bytes().index(b"bad bad"))
         file.write(b"BAD")
@@ -621,7 +616,7 @@ def test_a_body_cannot_imitate_a_record(client: Client) -> None:
     """A copy of another record stands in a body whose own record is damaged: the scan for the next one passes it."""
     victim = client.add(b"victim")
     client.settle()
-    (segment,) = pathlib.Path(client.directory, "segments").iterdir()
+    segment = client.holder(b"victim")
     record = segment.read_bytes()[4096 : 4096 + 200]
     forged = bytearray(record)
     forged[16:24] = b"\0" * 8  # the stamp, which no sender knows
