@@ -228,11 +228,11 @@ int queue_is_out(struct queue *q, uint64_t number, uint32_t index);
 /* Up to `limit` durable message numbers above `after`, ascending; the answer is how many. */
 size_t queue_list(struct queue *q, uint64_t after, uint64_t *numbers, size_t limit);
 
-/* Which undone recipients are meant: those in `lane`; not those in other lanes that begin with `telling`, and not with
-   `shared`; of all others, the new ones among them, those whose address ends with `suffix` (letters' case aside). */
+/* Which undone recipients are meant: those in the lanes `meant`; of those in the lanes `asked`, and of the new ones,
+   those whose address ends with `suffix` (letters' case aside). Lanes: u16 length and bytes, for each. */
 struct queue_search {
-    const void *lane, *telling, *shared, *suffix;
-    size_t lane_length, telling_length, shared_length, suffix_length;
+    const void *meant, *asked, *suffix;
+    size_t meant_length, asked_length, suffix_length;
 };
 /* Up to `limit` durable message numbers above *after, ascending, that have a recipient who is meant (search NULL: all
    messages); the answer is how many. It stops earlier after `work`, which counts recipients looked at; reading a record costs

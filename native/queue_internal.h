@@ -86,7 +86,8 @@ struct lane {
     uint32_t length, next;  /* next in its bucket or among the free */
     uint32_t before, after; /* its neighbours in turn */
     uint32_t place;         /* among the sleepers */
-    enum lane_stand stand;
+    uint8_t stand;          /* lane_stand */
+    uint8_t mark;           /* during a search: what it means */
 };
 
 /* A place in the order of numbers; any message made or dropped makes it void. */

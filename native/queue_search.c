@@ -6,32 +6,37 @@
 #define READ_WORK 32u /* what reading a record costs, in recipients looked at; and as much for each KiB of it */
 
 /* Does the lane tell whether its recipients are meant? */
-enum verdict { NOT_MEANT, MEANT, ASK };
+enum { NOT_MEANT = 0, MEANT, ASK };
 
-static int begins(const struct lane *lane, const void *prefix, size_t length)
+static void lanes_mark(struct queue *q, const uint8_t *names, size_t length, uint8_t mark)
 {
-    return lane->length >= length && memcmp(lane->name, prefix, length) == 0;
+    while (length >= 2 && take16(names) <= length - 2) {
+        uint32_t lane = lane_find(q, names + 2, take16(names));
+        length -= 2 + (size_t)take16(names);
+        names += 2 + take16(names);
+        if (lane != NONE)
+            q->lanes[lane].mark = mark;
+    }
 }
 
-static enum verdict lane_verdict(const struct queue *q, uint32_t lane, const struct queue_search *search)
+/* Before and after a search; in between every lane tells. */
+static void search_begin(struct queue *q, const struct queue_search *search)
 {
-    const struct lane *at = lane == NONE ? NULL : &q->lanes[lane];
-
-    if (!at)
-        return ASK;
-    if (at->length == search->lane_length && begins(at, search->lane, search->lane_length))
-        return MEANT;
-    return begins(at, search->telling, search->telling_length) && !begins(at, search->shared, search->shared_length)
-               ? NOT_MEANT
-               : ASK;
+    lanes_mark(q, search->asked, search->asked_length, ASK);
+    lanes_mark(q, search->meant, search->meant_length, MEANT);
 }
 
-static enum verdict verdict_of(const struct queue *q, const struct message *message, uint32_t index,
-                               const struct queue_search *search)
+static void search_end(struct queue *q, const struct queue_search *search)
 {
-    uint32_t slot = message->slots[index];
+    lanes_mark(q, search->asked, search->asked_length, NOT_MEANT);
+    lanes_mark(q, search->meant, search->meant_length, NOT_MEANT);
+}
 
-    return slot < SLOT_FAILED ? lane_verdict(q, q->groups[slot].lane, search) : NOT_MEANT;
+static uint8_t verdict_of(const struct queue *q, const struct message *message, uint32_t index)
+{
+    uint32_t slot = message->slots[index], lane = slot < SLOT_FAILED ? q->groups[slot].lane : NONE;
+
+    return slot >= SLOT_FAILED ? NOT_MEANT : lane == NONE ? ASK : q->lanes[lane].mark;
 }
 
 static uint8_t lower(uint8_t letter)
@@ -62,7 +67,7 @@ static uint32_t meant(struct queue *q, const struct message *message, const stru
 
     for (uint32_t index = 0; index < message->count && found < most; index++) {
         uint32_t length = take16(at);
-        enum verdict verdict = verdict_of(q, message, index, search);
+        uint8_t verdict = verdict_of(q, message, index);
         if (verdict == MEANT || (verdict == ASK && ends(at + 2, length, search))) {
             if (parts)
                 part_fill(q, message, index, at + 2, length, &parts[found]);
@@ -84,7 +89,7 @@ static int is_found(struct queue *q, struct message *message, const struct queue
         return 1;
     *work += message->count;
     for (uint32_t index = 0; index < message->count; index++) {
-        enum verdict verdict = verdict_of(q, message, index, search);
+        uint8_t verdict = verdict_of(q, message, index);
         if (verdict == MEANT)
             return 1;
         ask |= verdict == ASK;
@@ -101,6 +106,8 @@ size_t queue_find(struct queue *q, const struct queue_search *search, uint64_t *
     struct place place = index_after(q, *after);
     size_t found = 0;
 
+    if (search)
+        search_begin(q, search);
     while (found < limit && work) {
         struct message *message = index_step(q, &place);
         uint64_t worked = 1;
@@ -113,6 +120,8 @@ size_t queue_find(struct queue *q, const struct queue_search *search, uint64_t *
             numbers[found++] = message->number;
         work -= worked < work ? worked : work;
     }
+    if (search)
+        search_end(q, search);
     return found;
 }
 
@@ -135,6 +144,8 @@ int queue_match(struct queue *q, uint64_t number, const struct queue_search *sea
     if (code != Q_OK)
         return code;
     job_fill(q, message, &view, job);
+    search_begin(q, search);
     job->part_count = meant(q, message, &view, search, q->parts, message->count);
+    search_end(q, search);
     return Q_OK;
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 from qmaild.control.settings import Settings
+from qmaild.policy.domains import suffixes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -15,14 +15,6 @@ class Target:
     is_local: bool
     address: bytes
     domain: bytes
-
-
-def suffixes(domain: bytes) -> Iterator[bytes]:
-    """Yield .b.c and .c for a.b.c: the order in which suffix entries are looked up."""
-    dot = domain.find(b".")
-    while dot >= 0:
-        yield domain[dot:]
-        dot = domain.find(b".", dot + 1)
 
 
 def matches(domain: bytes, names: frozenset[bytes]) -> bool:

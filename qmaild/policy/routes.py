@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qmaild.policy import lane_names
-from qmaild.policy.recipients import Target, suffixes
+from qmaild.policy.domains import suffixes
+from qmaild.policy.recipients import Target
 
 LOCAL_LANE = lane_names.LOCAL
 

@@ -21,6 +21,7 @@ from qmaild.runtime import journal
 
 SLICE_SECONDS = 0.02  # of the loop's time for one answer
 SLICE_MESSAGES = 1000
+MAX_DOMAIN = 1000  # a longer one is no lane's
 
 Answer = tuple[int, bytes]
 Act = Callable[[int], str | None]
@@ -128,19 +129,24 @@ class Administration:
             self._store.retry(number)
 
     def _delete_at(self, number: int, domain: bytes) -> None:
-        """Other domains' recipients of the message are left alone."""
-        found = self._store.match(number, search_for(domain) if domain else None)
-        if not domain or len(found.indexes) == found.undone_count:
+        """Other domains' recipients of the message are left alone, and a bounce that it owes for some of them is sent."""
+        if not domain:
             self._end(number)
-        elif found.indexes:
-            self._store.done(number, found.indexes)
+            return
+        found = self._store.match(number, search_for(domain))
+        self._store.done(number, found.indexes)
+        if len(found.indexes) == found.undone_count:
+            journal.record(events.ENDED, message=number, sender=found.sender)
+        else:
             journal.record(events.REMOVED, message=number, sender=found.sender, recipients=len(found.indexes),
                            text=listing.shown(domain))  # fmt: skip
 
 
 def search_for(domain: bytes) -> Search:
     """Return what finds recipients at the domain: by their lane, and where that does not tell by their addresses."""
-    return Search(lane_names.of_domain(domain), lane_names.REMOTE, lane_names.ROUTES, b"@" + domain)
+    if len(domain) > MAX_DOMAIN:
+        raise ValueError(domain)
+    return Search(lane_names.only_for(domain), lane_names.shared_by(domain), b"@" + domain)
 
 
 def _tried(act: Act, number: int) -> Iterable[str]:

@@ -97,12 +97,11 @@ class Brief(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Which undone recipients are meant: those in lane; not those in other lanes that begin with telling, and not with
-    shared; of all others, the new ones among them, those whose address ends with suffix (letters' case aside)."""
+    """Which undone recipients are meant: those in the lanes meant; of those in the lanes asked, and of the new ones, those
+    whose address ends with suffix (letters' case aside)."""
 
-    lane: bytes
-    telling: bytes
-    shared: bytes
+    meant: tuple[bytes, ...]
+    asked: tuple[bytes, ...]
     suffix: bytes
 
 
@@ -221,7 +220,7 @@ class Store:
         """
         message, count = self._message, len(recipients)
         try:
-            addresses = b"".join([len(each).to_bytes(2, "little") + each for each in recipients])
+            addresses = _counted(recipients)
         except OverflowError as error:
             raise StoreError("limit", "a forward-path is longer than 65535 bytes") from error
         message.birth, message.flags, message.recipients = birth, flags, count
@@ -402,10 +401,15 @@ class _Sought:
 
     def __init__(self, search: Search) -> None:
         self.at = ffi.new("struct queue_search *")
-        self._kept = [ffi.from_buffer(each) for each in search]
-        for name, value, kept in zip(Search._fields, search, self._kept, strict=True):
+        values = (_counted(search.meant), _counted(search.asked), search.suffix)
+        self._kept = [ffi.from_buffer(value) for value in values]
+        for name, value, kept in zip(Search._fields, values, self._kept, strict=True):
             setattr(self.at, name, kept)
             setattr(self.at, f"{name}_length", len(value))
+
+
+def _counted(values: Iterable[bytes]) -> bytes:
+    return b"".join([len(each).to_bytes(2, "little") + each for each in values])
 
 
 def _numbers(array: Any, count: int) -> list[int]:

@@ -95,6 +95,27 @@ def test_a_long_queue_is_listed_whole_and_once(server: Server) -> None:
     assert [json.loads(line)["number"] for line in out.splitlines()] == numbers
 
 
+def test_a_domain_is_listed_retried_and_deleted(server: Server) -> None:
+    (number,) = server.accept(1)
+    code, out, _ = server.ctl("queue", "list", "--domain", "Y.example")
+    assert code == 0 and out.startswith(f"{number}  ")
+    _, out, _ = server.ctl("queue", "list", "--json", "--domain", "y.example")
+    assert json.loads(out)["number"] == number
+    assert server.ctl("queue", "list", "--domain", "z.example") == (0, "The queue holds no messages for z.example.\n", "")
+    assert server.ctl("queue", "retry", "--domain", "y.example") == (
+        0, "1 messages with recipients at y.example: due now\n", "")  # fmt: skip
+    assert server.ctl("queue", "delete", "--domain", "z.example")[1].startswith("0 messages")
+    assert server.ctl("queue", "delete", "--domain", "y.example") == (
+        0, "1 messages with recipients at y.example: deleted\n", "")  # fmt: skip
+    assert server.ctl("queue", "list")[1] == "The queue holds no messages.\n"
+
+
+def test_everything_is_deleted(server: Server) -> None:
+    server.accept(MANY)
+    assert server.ctl("queue", "delete", "all") == (0, f"{MANY} messages: deleted\n", "")
+    assert server.ctl("queue", "list")[1] == "The queue holds no messages.\n"
+
+
 @pytest.mark.parametrize("verb", ["show", "retry", "delete"])
 def test_a_message_that_is_not_there_is_an_error(server: Server, verb: str) -> None:
     code, out, err = server.ctl("queue", verb, "999")
@@ -105,6 +126,8 @@ def test_a_message_that_is_not_there_is_an_error(server: Server, verb: str) -> N
 @pytest.mark.parametrize(
     "words",
     [[], ["nonsense"], ["queue", "show"], ["queue", "show", "x"], ["queue", "show", "all"], ["queue", "delete", "-1"],
+     ["queue", "retry"], ["queue", "delete", "7", "--domain", "a.test"], ["queue", "list", "--domain", "u@a.test"],
+     ["queue", "retry", "--domain", ""],
      ["trace"], ["trace", "1;2"], ["reload", "nobody"], ["listen"], ["listen", "everywhere"]],
 )  # fmt: skip
 def test_a_wrong_call_exits_100(server: Server, words: list[str]) -> None:
