@@ -34,7 +34,8 @@ LIST_SECONDS = 2
 STATUS_SECONDS = 1  # "at once": nearly all of it is the start of the program that asks
 LATE_MS = 1000  # a new message is not held up by more than this
 PARTS = ("restart", "rate", "refused", "hanging", "all")
-EVERY = 100_000
+EVERY = 100_000  # microseconds between lone messages
+AHEAD = 3
 SESSIONS = 20
 WAIT_SECONDS = 60  # until the first attempts at a dead domain are seen
 
@@ -168,7 +169,10 @@ class Depth:
         return batch
 
     def _lone(self, when: str, house: House) -> None:
-        """New messages to a local user and to another domain at the same time, while the house is as it is."""
+        """New messages to a local user and to another domain at the same time, while the house is as it is.
+
+        A few go ahead of them: the services that deliver may have to start.
+        """
         places = {
             "a local user": (f"{USER}@{LOCAL_DOMAIN}", house.new),
             "another domain": (f"user@{SINK_DOMAIN}", self._sink.file),
@@ -177,9 +181,10 @@ class Depth:
 
         def send(to: str) -> None:
             path, place = places[to]
-            found[to] = house.send(self._given.lone, f"lone{len(to)}", path, every=EVERY, place=place)
+            for count in (AHEAD, self._given.lone):
+                found[to] = house.send(count, f"lone{count}", path, every=EVERY, place=place)
 
-        threads = [threading.Thread(target=send, args=(to,)) for to in places]
+        threads = [threading.Thread(target=send, args=(to,), daemon=True) for to in places]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -200,11 +205,14 @@ class Depth:
         before = self.full.records_about(domain)
         self.full.start()
         deadline = time.monotonic() + WAIT_SECONDS
-        while self.full.records_about(domain) == before and time.monotonic() < deadline:
-            time.sleep(0.1)
+        while not self.full.out() and self.full.records_about(domain) == before:
+            if time.monotonic() > deadline:
+                raise LoadError(f"nothing is sent to {domain}")
+            time.sleep(0.2)
         with self.full.watched() as watch:
             self._lone(f"{count} due to a domain that {how}", self.full)
-        self._tell(f"{domain}: {self.full.records_about(domain) - before} of {count} tried until then")
+        tried = self.full.records_about(domain) - before
+        self._tell(f"{domain}: {tried} of {count} tried until then, {self.full.out()} under way")
         self._memory(f"{count} due to a domain that {how}", watch.most)
 
     def _all_due(self) -> None:

@@ -150,8 +150,15 @@ class House:
                               stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
         return Asked(done.returncode, done.stdout.splitlines(), done.stderr, time.monotonic() - begun)
 
+    def out(self) -> int:
+        """Recipients that the queue has handed to send and not heard of again."""
+        found = re.search(r"(\d+) out recipients", "\n".join(self.ctl("status").lines))
+        return int(found[1]) if found else 0
+
     def records_about(self, domain: str) -> int:
         """How many deliveries of this domain the journal tells of."""
+        if not (self.folder / "journal").exists():
+            return 0
         with (self.folder / "journal").open(errors="replace") as lines:
             return sum(f"@{domain}" in line for line in lines)
 
