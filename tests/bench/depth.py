@@ -37,6 +37,8 @@ PARTS = ("restart", "rate", "refused", "hanging", "all")
 EVERY = 100_000  # microseconds between lone messages
 AHEAD = 3
 SESSIONS = 20
+HANGING_HOST = "127.0.0.3"
+CLOSED_PORT = 9  # discard: nobody serves that any more
 WAIT_SECONDS = 60  # until the first attempts at a dead domain are seen
 
 
@@ -72,9 +74,12 @@ class Depth:
         self._given = given
         self._backlog = Backlog(given.messages, given.domains, given.bytes)
         self._sink = sink
-        refusing = free_port()
-        dead = {REFUSING: refusing, HANGING: hanging, **dict.fromkeys(self._backlog.living_domains(), refusing)}
-        routes = "\n".join(f"{domain}:127.0.0.1:{port}" for domain, port in {SINK_DOMAIN: sink.port, **dead}.items())
+        # Each has an address of its own: a host that is dead is left alone, whatever domain it serves.
+        relays = {SINK_DOMAIN: f"127.0.0.1:{sink.port}"}
+        relays |= {REFUSING: f"127.0.0.2:{CLOSED_PORT}", HANGING: f"{HANGING_HOST}:{hanging}"}
+        for n, domain in enumerate(self._backlog.living_domains()):
+            relays[domain] = f"127.{1 + (n >> 16)}.{n >> 8 & 255}.{n & 255}:{CLOSED_PORT}"
+        routes = "\n".join(f"{domain}:{relay}" for domain, relay in relays.items())
         # Short names: paths of sockets end at 107 bytes.
         self.full = House(folder / "f", sender, {"smtproutes": routes})
         self.empty = House(folder / "e", sender, {"smtproutes": routes})
@@ -245,7 +250,7 @@ def parts(given: argparse.Namespace) -> Iterator[Depth]:
         folder.chmod(0o755)
         sink = Sink(compile_program("sink", folder), free_port(), folder)
         stack.callback(sink.stop)
-        depth = Depth(given, folder, sink, compile_program("sender", folder), stack.enter_context(hanging_port()))
+        depth = Depth(given, folder, sink, compile_program("sender", folder), stack.enter_context(hanging_port(HANGING_HOST)))
         stack.callback(depth.stop)
         yield depth
 

@@ -199,11 +199,11 @@ class Batch:
 
 
 @contextlib.contextmanager
-def hanging_port() -> Iterator[int]:
-    """A port where connections neither open nor fail: a listener that never accepts, its queue full."""
+def hanging_port(address: str) -> Iterator[int]:
+    """A port of this address where connections neither open nor fail: a listener that never accepts, its queue full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((address, 0))
         listener.listen(0)
         for _ in range(4):
             client = stack.enter_context(socket.socket())

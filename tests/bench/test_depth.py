@@ -45,10 +45,10 @@ def test_messages_of_a_backlog_wait_until_they_are_made_due(tmp_path: Path) -> N
 
 
 def test_a_hanging_port_neither_opens_nor_fails() -> None:
-    with hanging_port() as port, socket.socket() as client:
+    with hanging_port("127.0.0.3") as port, socket.socket() as client:
         client.settimeout(0.3)
         with pytest.raises(TimeoutError):
-            client.connect(("127.0.0.1", port))
+            client.connect(("127.0.0.3", port))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the server's account owns the queue, so only root can fill it")
