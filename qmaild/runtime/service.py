@@ -28,6 +28,8 @@ HELLO_SECONDS = 5.0  # every client of ours says it at once
 IDLE_CHECK_SECONDS = 1.0
 STOP_SECONDS = 5.0  # a stop that takes longer keeps connecting peers waiting (nobody accepts meanwhile)
 
+UNFIT = 111  # exit status of a service that cannot serve: systemd starts it again
+
 Command = Callable[[list[bytes]], tuple[int, bytes]]
 
 
@@ -210,11 +212,22 @@ class Service:
         code, text = command(frame.words[1:])
         channel.send(frames.Answer(frame.tag, code, text))
 
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what no code of ours has caught. Memory that is missing anywhere leaves gaps in what was read: start again."""
+        if not isinstance(context.get("exception"), MemoryError):
+            loop.default_exception_handler(context)
+            return
+        try:
+            journal.note(journal.ERROR, "out of memory: starting again")
+        finally:
+            os._exit(UNFIT)
+
     def run(self) -> None:
         """Announce readiness and run until stopped or idle."""
         self.serve("control", self._control)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stop)
+        self.loop.set_exception_handler(self._failed)
         gc.collect()
         gc.freeze()  # what start-up made stays: no collection walks it again
         self._notify("READY=1")
@@ -248,5 +261,5 @@ def run(name: str, build: Callable[[Service], None]) -> None:
         # Rule 13: stay in the slow restart with a clear status, never a crash without a word.
         daemon.notify(f"STATUS=cannot serve: {error}")
         journal.note(journal.ERROR, f"cannot serve: {error}")
-        sys.exit(111)
+        sys.exit(UNFIT)
     service.run()

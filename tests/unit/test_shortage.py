@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -67,6 +69,28 @@ def test_a_service_without_a_free_descriptor_stays_and_recovers_and_loses_nothin
     promised |= promised_at_last(house)
     house.until_arrived(promised)
     assert house.is_alive(service)
+
+
+def size_of(process: int) -> int:
+    """Its address space, in bytes."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("service", ["queue", "send", "smtpd", "local", "remote"])
+def test_a_service_without_memory_refuses_or_starts_again_and_loses_nothing(house: WholeHouse, service: str) -> None:
+    promised = promised_at_last(house)
+    house.until_arrived(promised)
+    process = house.pid(service)
+    limits = resource.prlimit(process, resource.RLIMIT_AS)
+    resource.prlimit(process, resource.RLIMIT_AS, (size_of(process), limits[1]))
+    promised = promised_now(house)
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(process, resource.RLIMIT_AS, limits)
+    if not house.is_alive(service):
+        assert house.services[service].process.returncode == 111
+        house.start(service)
+    promised |= promised_at_last(house)
+    house.until_arrived(promised)
 
 
 def test_a_question_that_finds_no_descriptor_is_answered_none_and_the_next_one_asks(tmp_path: Path) -> None:

@@ -38,17 +38,17 @@ class WholeHouse:
         (self.top / "home/joe").mkdir(parents=True, mode=0o700)
         (self.top / "users").write_text("joe\n")
         self.peer = self._stack.enter_context(Peer())
-        route = f"far.test:[127.0.0.1]:{self.peer.port}"
         for name in SOCKETS:
-            self.start(name, smtproutes=route)
+            self.start(name)
             self._stack.callback(self.stop, name)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def start(self, name: str, **settings: str) -> None:
-        self.services[name] = Running(name, SOCKETS[name], self.top, idleexit="0", **settings)
+    def start(self, name: str) -> None:
+        route = f"far.test:[127.0.0.1]:{self.peer.port}"
+        self.services[name] = Running(name, SOCKETS[name], self.top, idleexit="0", smtproutes=route)
 
     def stop(self, name: str) -> None:
         with self.services[name]:
