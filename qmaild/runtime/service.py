@@ -259,7 +259,8 @@ def run(name: str, build: Callable[[Service], None]) -> None:
         build(service)
     except (OSError, ValueError) as error:
         # Rule 13: stay in the slow restart with a clear status, never a crash without a word.
-        daemon.notify(f"STATUS=cannot serve: {error}")
-        journal.note(journal.ERROR, f"cannot serve: {error}")
+        text = "cannot serve: " + " ".join(str(error).split())  # a status is one line
+        daemon.notify(f"STATUS={text}")
+        journal.note(journal.ERROR, text)
         sys.exit(UNFIT)
     service.run()
