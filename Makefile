@@ -77,8 +77,13 @@ fuzz: need-test build
 	@$(NEED) clang
 	$(PYTHON) -m tests.fuzz.run --minutes=$(or $(MINUTES),1) --jobs=$(or $(JOBS),2) $(TARGETS)
 
+# The power of a virtual machine is cut CUTS times while it works the queue: about a quarter of an hour, as root.
+power: need-run
+	@$(NEED) apt e2fsprogs mount qemu-system-x86 util-linux xfsprogs
+	$(PYTHON) -m tests.power.run $(CUTS) $(SEED)
+
 # All that takes long: every one of these targets that there is, then HOURS of traffic.
-LONG = crowd depth fuzz
+LONG = crowd depth fuzz power
 soak: need-test build $(LONG)
 	$(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2)
 
@@ -103,4 +108,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd fuzz soak bench depth deb clean
+.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd fuzz power soak bench depth deb clean
