@@ -82,8 +82,12 @@ power: need-run
 	@$(NEED) apt e2fsprogs mount qemu-system-x86 util-linux xfsprogs
 	$(PYTHON) -m tests.power.run $(CUTS) $(SEED)
 
+# A week of mail, millions of messages, and what the queue takes of the disk meanwhile.
+churn: need-test build
+	CHURN=$(or $(CHURN),400000) $(PYTEST) -s tests/unit/test_churn.py
+
 # All that takes long: every one of these targets that there is, then HOURS of traffic.
-LONG = crowd depth fuzz power
+LONG = churn crowd depth fuzz power
 soak: need-test build $(LONG)
 	$(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2)
 
@@ -108,4 +112,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: all need-run need-test build run test unit protocol crash packaging system check crowd fuzz power soak bench depth deb clean
+.PHONY: all need-run need-test build run test unit protocol crash packaging system check churn crowd fuzz power soak bench depth deb clean
