@@ -174,6 +174,8 @@ static int replay_segment(struct queue *q, struct segment *segment)
     got = q->system.sync_data(q->system.context, segment->fd);
     if (got >= 0)
         got = q->system.read(q->system.context, segment->fd, bytes, segment->size, 0);
+    if (got >= 0 && (uint64_t)got < segment->limit) /* somebody cut it: what is not there is not zeros (I12) */
+        segment->limit = got < (int64_t)SEGMENT_START ? SEGMENT_START : (uint64_t)got & ~UINT64_C(7);
     if (got < 0)
         code = fail_with(q, Q_IO, "%s: segment %08x: %s", q->directory, segment->name, strerror((int)-got));
     else
