@@ -198,7 +198,7 @@ static void make_directory(void)
 
     marks = take(1);
     image_count = 0;
-    image.size = 0;
+    memset(&image, 0, sizeof image);
     calls.mkdir(disk, "/q", 0700);
     calls.mkdir(disk, "/q/segments", 0700);
     calls.mkdir(disk, "/q/large", 0700);
@@ -209,9 +209,9 @@ static void make_directory(void)
             step_record();
         else if (step == 'B')
             step_bytes();
-        else if (step == 'S' && image.used + 8192 < SEGMENT)
+        else if (step == 'S' && image.size)
             image.used = (image.used + take(2) + 7) & ~UINT64_C(7);
-        else if (step == 'T')
+        else if (step == 'T' && image.size)
             image.size = take(2);
         else if (step == 'F')
             format_length = take_run(&format, 4096);
