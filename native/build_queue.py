@@ -18,10 +18,10 @@ def interface(header: str) -> str:
 
 
 ffi = FFI()
-ffi.cdef(interface((NATIVE / "queue.h").read_text()))
+ffi.cdef(interface((NATIVE / "queue.h").read_text()) + interface((NATIVE / "crc32c.h").read_text()))
 ffi.set_source(
     "qmaild._queue",
-    '#include "queue.h"\n',
+    '#include "queue.h"\n#include "crc32c.h"\n',
     sources=[str(NATIVE / name) for name in SOURCES],
     include_dirs=[str(NATIVE)],
     depends=[str(path) for path in sorted(NATIVE.glob("queue*.h"))] + ["native/crc32c.h"],

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from qmaild.commands import configuration, tracing
+from qmaild.commands import configuration, dumping, tracing
 from qmaild.runtime import controls, paths, people, running
 from qmaild.runtime.control_client import FORBIDDEN, MISSING, Reply, Unreachable, ask
 
@@ -80,6 +80,11 @@ def _add_queue_commands(queue: Any) -> None:
         command.set_defaults(run=run)
         return command
 
+    add("verify", _queue_verify, "Read every message's record, and name the damaged ones.")
+    dump = add("dump", dumping.run, "Print what stands in the queue's segments, without the service.")
+    dump.add_argument("directory", nargs="?", metavar="DIR", default="", help="the queue; the server's own by default")
+    dump.add_argument("--json", action="store_true", help="one JSON object a line")
+    dump.add_argument("--content", metavar="NUMBER", type=_number, help="write this message's content and nothing else")
     listing = add("list", _queue_list, "List the messages in the queue.")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     listing.add_argument("--domain", metavar="DOMAIN", type=_domain,
@@ -148,6 +153,17 @@ def _sweep(verb: str, domain: str | None) -> Iterator[tuple[int, str]]:
         yield int(count), lines
         if after == "0":
             return
+
+
+def _queue_verify(options: Any) -> int:
+    count = damaged = 0
+    for read, lines in _sweep("verify", None):
+        count += read
+        damaged += len(lines.splitlines())
+        if lines:
+            print(lines.rstrip("\n"))
+    print(f"{count} messages read, {damaged} damaged")
+    return 1 if damaged else 0
 
 
 def _queue_list(options: Any) -> int:

@@ -90,7 +90,7 @@ class Administration:
             act = self._acts(domain)[verb]
             numbers, following = self._store.find(search_for(domain) if domain else None, cursor, SLICE_MESSAGES)
         except (KeyError, ValueError, OverflowError):
-            return 100, b"sweep list|json|retry|delete AFTER [DOMAIN]"
+            return 100, b"sweep list|json|retry|delete|verify AFTER [DOMAIN]"
         deadline = time.monotonic() + SLICE_SECONDS
         found: list[str] = []
         for place, number in enumerate(numbers):
@@ -120,6 +120,7 @@ class Administration:
             b"json": lambda number: listing.as_json(self._store.summary(number)),
             b"retry": lambda number: self._retry_at(number, domain),
             b"delete": lambda number: self._delete_at(number, domain),
+            b"verify": self._verify,
         }
 
     def _retry_at(self, number: int, domain: bytes) -> None:
@@ -127,6 +128,14 @@ class Administration:
             self._store.retry(number, self._store.match(number, search_for(domain)).indexes)
         else:
             self._store.retry(number)
+
+    def _verify(self, number: int) -> str | None:
+        try:
+            self._store.verify(number)
+        except StoreError as error:
+            if error.reason not in ("unknown", "state"):  # those have just ended, or are not durable yet
+                return f"message {number}: {error}"
+        return None
 
     def _delete_at(self, number: int, domain: bytes) -> None:
         """Other domains' recipients of the message are left alone, and a bounce that it owes for some of them is sent."""

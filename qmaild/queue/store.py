@@ -32,6 +32,11 @@ _REASONS = {
 _STATES = {lib.Q_NEW: "new", lib.Q_WAITING: "waiting", lib.Q_OUT: "out", lib.Q_DONE: "done", lib.Q_FAILED: "failed"}
 
 
+def checksum(data: bytes | memoryview, before: int = 0) -> int:
+    """Return the CRC32C of data, continuing from that of what stands before it."""
+    return int(lib.crc32c(before, ffi.from_buffer(data), len(data)))
+
+
 class StoreError(Exception):
     """Why the core refused; the text names what it was about.
 
@@ -365,6 +370,16 @@ class Store:
         sought = ffi.NULL if search is None else _Sought(search).at
         count = lib.queue_find(self._core, sought, cursor, numbers, limit, FIND_WORK)
         return _numbers(numbers, count), int(cursor[0])
+
+    def verify(self, number: int) -> None:
+        """Read the message's record, and look for the file of its own. StoreError unknown, state, damaged, io."""
+        self._check(lib.queue_glance(self._core, number, 0, self._job))
+        if self._job.large:
+            descriptor = self._check(lib.queue_open_large(self._core, number))
+            size = os.fstat(descriptor).st_size
+            os.close(descriptor)
+            if size < self._job.large:
+                raise StoreError("damaged", f"large/{number:016x} at {size}: expected {self._job.large} bytes")
 
     def match(self, number: int, search: Search | None) -> Match:
         """Return which undone recipients of this message are meant (None: all). StoreError unknown, state, damaged, io."""

@@ -116,6 +116,54 @@ def test_everything_is_deleted(server: Server) -> None:
     assert server.ctl("queue", "list")[1] == "The queue holds no messages.\n"
 
 
+def test_a_sound_queue_is_verified(server: Server) -> None:
+    server.accept(MANY)
+    assert server.ctl("queue", "verify") == (0, f"{MANY} messages read, 0 damaged\n", "")
+    code, out, _ = server.ctl("queue", "dump")  # beside the running service
+    assert code == 0 and out.endswith(f"{MANY} messages live; 0 places are damaged\n")
+
+
+def test_damaged_records_are_named_by_the_service_and_by_the_dump_and_the_rest_is_served(server: Server) -> None:
+    numbers = server.accept(50)
+    lines = [json.loads(line) for line in server.ctl("queue", "dump", "--json")[1].splitlines()]
+    places = {line["number"]: line for line in lines if line.get("kind") == "message"}
+    assert sorted(places) == numbers
+    hurt = [numbers[7], numbers[40]]
+    for number in hurt:
+        place = places[number]
+        with open(server.directory / "queue" / "segments" / place["segment"], "r+b") as file:
+            file.seek(place["offset"] + place["length"] - 12)
+            file.write(b"?")
+    code, out, _ = server.ctl("queue", "verify")
+    assert code == 1
+    assert out.splitlines() == [
+        *[f"message {number}: segment {places[number]['segment']} at {places[number]['offset']}: "
+          f"the record of message {number} is damaged" for number in hurt],
+        "50 messages read, 2 damaged",
+    ]  # fmt: skip
+    code, out, _ = server.ctl("queue", "dump")
+    assert code == 1 and out.count("DAMAGED") == 2
+    for number in hurt:
+        assert f"at {places[number]['offset']}, {places[number]['length']} bytes" in out
+    listed = server.ctl("queue", "list")[1].splitlines()
+    assert [int(line.split()[0]) for line in listed] == [each for each in numbers if each not in hurt]
+
+
+def test_a_large_message_whose_file_was_cut_is_named(server: Server) -> None:
+    client = server.service.client("intake")
+    client.send(frames.Open(1))
+    for _ in range(10):
+        client.send(frames.Data(1, b"large\n" * 9000))
+    client.send(frames.End(1, 0, b"uid 1", b"s@x.example", [b"r@y.example"], b"", 0, 0))
+    answer, _ = client.receive()
+    assert isinstance(answer, frames.Accepted)
+    (path,) = (server.directory / "queue" / "large").iterdir()
+    assert server.ctl("queue", "verify")[0] == 0
+    os.truncate(path, 1000)
+    code, out, _ = server.ctl("queue", "verify")
+    assert code == 1 and f"message {answer.number}: large/{path.name} at 1000: expected 540000 bytes" in out
+
+
 @pytest.mark.parametrize("verb", ["show", "retry", "delete"])
 def test_a_message_that_is_not_there_is_an_error(server: Server, verb: str) -> None:
     code, out, err = server.ctl("queue", verb, "999")
