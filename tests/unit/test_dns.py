@@ -205,3 +205,25 @@ def test_a_changed_resolv_conf_is_read_again(tmp_path: Path) -> None:
 
     with NameServer(zone({"a.test": ["A 192.0.2.1"]})) as server:
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("whole", [b"", b"\0" * 11])
+def test_a_stream_with_nothing_in_it_is_trouble(tmp_path: Path, whole: bytes) -> None:
+    def answers(query: Any, over: str) -> list[bytes]:
+        return [reply(query, truncated=True) if over == "udp" else whole]
+
+    with NameServer(answers) as server:
+        assert ask(tmp_path, (b"a.test", "MX"), text=server.line()) == [Answer(Status.TROUBLE)]
+        assert any(each.startswith("tcp") for each in server.asked)
+
+
+def test_of_thousands_of_records_a_bounded_number_is_taken(tmp_path: Path) -> None:
+    lines = [f"a.test 60 IN MX {number} mx{number}.a.test." for number in range(2000)]
+
+    def answers(query: Any, over: str) -> list[bytes]:
+        return [reply(query, truncated=True) if over == "udp" else reply(query, *lines)]
+
+    with NameServer(answers) as server:
+        answer, = ask(tmp_path, (b"a.test", "MX"), text=server.line())
+    assert answer.status is Status.FOUND
+    assert 0 < len(answer.values) <= subject.MAX_VALUES
