@@ -89,7 +89,7 @@ class Settings:
         "SMTP (QMQP) sessions at a time; one takes 5 kB of memory. With all taken, an SMTP session that got nowhere for ten "
         "seconds gives way to a new one, else one of the client that has most; clients in relayclients keep theirs.")  # fmt: skip
     clientconcurrency: int = setting(kinds.integer, 50, "smtpd qmqpd",
-        "Sessions at a time from one client address; networks in relayclients have no such limit.")  # fmt: skip
+        "Sessions at a time from one IPv4 address or IPv6 /64; networks in relayclients have no such limit.")  # fmt: skip
     smtpdworkers: int = setting(kinds.integer, 0, "smtpd", "SMTP server processes; 0 is one for every four processors.")
     qmqpclients: tuple[Network, ...] = setting(kinds.networks, (), "qmqpd", "Client networks that may use QMQP. None by default.")
     # --- scheduling

@@ -19,6 +19,13 @@ def normal(address: str) -> bytes:
     return str(parsed).encode()
 
 
+def holder(address: bytes) -> bytes:
+    """Return what counts as one client: the address, or the /64 of an IPv6 address, which one host may have to itself."""
+    if b":" not in address:
+        return address
+    return str(ipaddress.ip_network((address.decode("ascii", "replace"), 64), strict=False).network_address).encode()
+
+
 def is_among(address: bytes, networks: Iterable[Network]) -> bool:
     """Return whether this address (as normal() gives it) is in one of the networks."""
     try:

@@ -17,6 +17,7 @@ SLOWEST_RATE = 100  # bytes a second of a message: slower ones use up the timeou
 SPARE_SECONDS = 10.0  # with every place taken, a session that got nowhere for so long is the first to go
 
 normal = functools.lru_cache(maxsize=4096)(clients.normal)
+holder = functools.lru_cache(maxsize=4096)(clients.holder)
 
 
 class Session(Protocol):
@@ -55,7 +56,7 @@ class Sessions:
         self._loop = loop
         self._on_count = on_count
         self._timeout = timeout
-        self._by_client: dict[bytes, int] = {}
+        self._by_holder: dict[bytes, int] = {}
         self.all: set[Session] = set()
         self._candidates: tuple[list[Session], list[Session]] | None = None  # as of now; a flood costs one look a sweep
         self._sweep()
@@ -64,21 +65,21 @@ class Sessions:
         return len(self.all)
 
     def of(self, client: bytes) -> int:
-        """Return how many sessions this client has."""
-        return self._by_client.get(client, 0)
+        """Return how many sessions this client has; an IPv6 client together with its /64."""
+        return self._by_holder.get(holder(client), 0)
 
     def begin(self, session: Session) -> None:
         self.all.add(session)
-        self._by_client[session.client] = self.of(session.client) + 1
+        self._by_holder[holder(session.client)] = self.of(session.client) + 1
         self._on_count(len(self.all))
 
     def end(self, session: Session) -> None:
         self.all.discard(session)
-        left = self._by_client[session.client] - 1
+        left = self.of(session.client) - 1
         if left:
-            self._by_client[session.client] = left
+            self._by_holder[holder(session.client)] = left
         else:
-            del self._by_client[session.client]
+            del self._by_holder[holder(session.client)]
         self._on_count(len(self.all))
 
     def make_room(self, newcomer: bytes) -> bool:

@@ -139,6 +139,15 @@ def test_a_flood_of_newcomers_costs_one_look_in_a_sweep(door: Door) -> None:
     assert door.sessions.make_room(b"z")
 
 
+def test_ipv6_clients_count_with_their_network(door: Door) -> None:
+    for number in range(3):
+        door.begin(b"2001:db8::%d" % number)
+    other = door.begin(b"2001:db8:0:1::1")
+    assert [door.sessions.of(each) for each in (b"2001:db8::ffff", other.client, b"192.0.2.1")] == [3, 1, 0]
+    assert door.sessions.make_room(b"192.0.2.1")
+    assert door.sessions.of(b"2001:db8::") == 2 and other.ended == ""
+
+
 def test_a_message_below_the_slowest_rate_uses_up_its_time() -> None:
     heard = now = 1000.0
     for _ in range(100):
