@@ -196,7 +196,10 @@ class Soak:
               f"{found.delivered} made, {len(found.lost)} lost, {len(found.doubled)} doubled, {len(found.damaged)} damaged; "
               f"{len(bounced)} to bounce, {self.reloads} reloads, {len(self.restarts)} restarts")  # fmt: skip
         got = self.sink.bounces()
-        self._expect(not found.lost, f"lost: {found.lost[:5]}")
+        # A host whose DNS was away at every attempt within queuelifetime: its sender was told.
+        lost = [each for each in found.lost if not ("@unsteady.test" in each and each.split()[0] in got)]
+        print(f"{len(found.lost) - len(lost)} returned because their host could not be found for too long")
+        self._expect(not lost, f"lost: {lost[:5]}")
         self._expect(not found.damaged, f"damaged: {found.damaged[:5]}")
         late = [copy for copy in found.doubled if not any(0 <= copy.time - at < 60 for at in self.restarts)]
         self._expect(not late, f"doubled without a restart: {late[:5]}")
@@ -209,15 +212,17 @@ class Soak:
         self._expect(not errors, f"{len(errors)} error records: {[each['MESSAGE'] for each in errors[:5]]}")
 
     def compare_quarters(self) -> None:
-        print(f"{'service':9}{'PSS kB 2nd':>12}{'last':>9}{'most':>9}{'descriptors':>13}{'last':>6}{'threads':>9}{'last':>6}")
+        print("The median of each quarter, but for the first; the most.")
+        print(f"{'service':9}{'PSS kB':>9}{'':27}{'descriptors':>13}{'':12}{'threads':>9}")
         for service, samples in sorted(self.samples.items()):
-            second = [each for at, each in samples if self.seconds / 4 <= at < self.seconds / 2]
-            last = [each for at, each in samples if at >= self.seconds * 3 / 4]
-            if not second or not last:
+            quarters = [[each for at, each in samples if at * 4 // self.seconds == number] for number in (1, 2, 3)]
+            if not all(quarters):
                 continue
-            before, after = _medians(second), _medians(last)
-            print(f"{service:9}{before.pss:12}{after.pss:9}{max(each.pss for _, each in samples):9}"
-                  f"{before.descriptors:13}{after.descriptors:6}{before.threads:9}{after.threads:6}")  # fmt: skip
+            medians = [_medians(quarter) for quarter in quarters]
+            before, after = medians[0], medians[-1]
+            print(f"{service:9}" + "".join(f"{each.pss:9}" for each in medians), f"{max(each.pss for _, each in samples):8}",
+                  "".join(f"{each.descriptors:6}" for each in medians), f"{max(each.descriptors for _, each in samples):5}",
+                  "".join(f"{each.threads:6}" for each in medians))  # fmt: skip
             self._expect(after.pss <= before.pss * MORE_MEMORY + (MORE_BYTES >> 10), f"{service} grows: {before} {after}")
             self._expect(after.descriptors <= before.descriptors + MORE_DESCRIPTORS, f"{service}: more descriptors")
             self._expect(after.threads <= before.threads + MORE_THREADS, f"{service}: more threads")
