@@ -23,7 +23,7 @@ from .whole_house import SOCKETS, WholeHouse
 
 TO = (b"<joe@host.test>", b"<x@far.test>")
 LARGE = 400_000  # streamed to a file of its own, and handed on by descriptors
-SHORT_SECONDS = 2.0  # the shortage lasts
+SHORT_SECONDS = 1.2  # the shortage lasts
 WAITING_SECONDS = 1.0  # a client's patience meanwhile
 
 
