@@ -229,7 +229,7 @@ def test_a_temporary_failure_is_deferred_with_its_lane_and_a_permanent_one_noted
         answers = {type(frame): frame for frame in (await queue.frame(), await queue.frame())}
         deferred = answers[frames.Deferred]
         assert (deferred.number, deferred.lane, deferred.indexes) == (9, b"remote:far.example", [0])
-        assert now + 398_000_000 < deferred.due < now + 460_000_000
+        assert now + 398_000_000 < deferred.due < now + 500_000_000  # a slow machine may answer seconds later
         assert answers[frames.Failed] == frames.Failed(9, 1, b"5.1.1 550 192.0.2.1\nno such user\n")
 
     run(house, scene)
