@@ -186,9 +186,10 @@ def _queue_show(options: Any) -> int:
 def _queue_steer(options: Any) -> int:
     if bool(options.numbers) == bool(options.domain):
         options.wrong("expected message numbers, all, or --domain")
-    if options.verb == "retry":  # what was asked for is really tried
-        with contextlib.suppress(Unreachable):  # the queue's answer is what counts
-            ask("send", "revive")
+    if options.verb == "retry":  # what was asked for is really tried, whatever was learnt of its hosts
+        for service, command in (("send", "revive"), ("dial", "tcpok")):
+            with contextlib.suppress(Unreachable):  # the queue's answer is what counts
+                ask(service, command)
     if not options.domain and (options.verb == "retry" or "all" not in options.numbers):
         return max([_print(ask("queue", options.verb, number)) for number in options.numbers])
     count = sum([count for count, _ in _sweep(options.verb, options.domain)])

@@ -110,6 +110,20 @@ def test_a_domain_is_listed_retried_and_deleted(server: Server) -> None:
     assert server.ctl("queue", "list")[1] == "The queue holds no messages.\n"
 
 
+def test_a_retry_lets_go_of_what_was_learnt_about_hosts(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    (number,) = server.accept(1)
+    asked: list[tuple[str, ...]] = []
+    ask = qmailctl.ask
+
+    def listening(service: str, *words: str) -> Any:
+        asked.append((service, *words))
+        return ask(service, *words)  # send and dial are not there: that keeps nothing from being due
+
+    monkeypatch.setattr(qmailctl, "ask", listening)
+    assert server.ctl("queue", "retry", str(number))[0] == 0
+    assert asked == [("send", "revive"), ("dial", "tcpok"), ("queue", "retry", str(number))]
+
+
 def test_everything_is_deleted(server: Server) -> None:
     server.accept(MANY)
     assert server.ctl("queue", "delete", "all") == (0, f"{MANY} messages: deleted\n", "")
