@@ -69,22 +69,20 @@ def test_a_queue_that_is_not_ours_is_refused_clearly_and_taken_once_repaired(
     one: Host, spoil: str, repair: str, said: str
 ) -> None:
     one.run(f"systemctl stop qmaild-queue.service; cd /var/lib/qmaild; {spoil}")
-    since = time.time()
     client = one.popen("echo hi | /usr/sbin/sendmail joe", stdin=subprocess.DEVNULL)
     try:
         one.wait_for(lambda: said in _property(one, "StatusText"), what="a status that says why")
         record = one.wait_for_record("SYSLOG_IDENTIFIER=qmaild-queue", where=lambda record: "cannot serve" in record["MESSAGE"]
                                      and said in record["MESSAGE"])  # fmt: skip
         assert record["PRIORITY"] == "3"
-        before = int(_property(one, "NRestarts"))
-        time.sleep(3)
-        assert 1 <= int(_property(one, "NRestarts")) - before <= 15, "it goes on trying, slowly"
+        before, begun = int(_property(one, "NRestarts")), time.monotonic()
+        one.wait_for(lambda: int(_property(one, "NRestarts")) >= before + 2, what="it goes on trying")
+        assert time.monotonic() - begun > 0.5, "slowly"
     finally:
         one.run(f"cd /var/lib/qmaild; {repair}")
     assert client.wait(30) in (0, 75)
     one.wait_for(lambda: "messages" in _property(one, "StatusText"), what="it serves")
     send_some(one, 1)
-    assert time.time() - since < 60
 
 
 def _property(one: Host, name: str) -> str:
