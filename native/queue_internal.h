@@ -35,6 +35,7 @@ struct segment {
     struct message *first, *last; /* what lives here; the owner's */
     uint64_t generation, stamp, size, previous, previous_end, oldest, next_number;
     uint64_t used;        /* where the next record goes; under the lock */
+    uint64_t there;       /* at open: how long the file is, whatever its header says */
     uint64_t limit;       /* where replay stops: size - SEGMENT_TAIL, or what a later header says */
     uint32_t name, undecided; /* blocks written and not yet collected; under the lock */
     int fd;

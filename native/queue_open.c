@@ -233,6 +233,7 @@ static int segment_load(struct queue *q, uint32_t name, struct segment **out)
     segment->fd = error = q->system.open(q->system.context, path, O_RDWR | O_CLOEXEC, 0);
     if (error >= 0)
         error = q->system.size(q->system.context, segment->fd, &segment->size);
+    segment->there = segment->size;
     if (error < 0)
         code = io_failure(q, error, path);
     else if (segment->size <= Q_SEGMENT_MAX)

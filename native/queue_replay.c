@@ -134,13 +134,21 @@ static int is_torn_at(const uint8_t *at, uint64_t room, const struct segment *se
     return room >= 24 && take32(at) == RECORD_MAGIC && take64(at + 8) == segment->generation;
 }
 
+/* For a record at `at`. If somebody cut the file, what is not there is not zeros (I12). */
+static uint64_t room_at(const struct segment *segment, uint64_t at)
+{
+    uint64_t end = segment->there < segment->limit ? segment->there : segment->limit;
+
+    return end > at ? end - at : 0;
+}
+
 static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes)
 {
     uint64_t at = SEGMENT_START, end = SEGMENT_START;
 
     while (at + RECORD_HEAD <= segment->limit) {
         int code;
-        if (!record_is_whole(bytes + at, segment->limit - at, segment->generation, segment->stamp)) {
+        if (!record_is_whole(bytes + at, room_at(segment, at), segment->generation, segment->stamp)) {
             at += 8;
             continue;
         }
@@ -174,8 +182,6 @@ static int replay_segment(struct queue *q, struct segment *segment)
     got = q->system.sync_data(q->system.context, segment->fd);
     if (got >= 0)
         got = q->system.read(q->system.context, segment->fd, bytes, segment->size, 0);
-    if (got >= 0 && (uint64_t)got < segment->limit) /* somebody cut it: what is not there is not zeros (I12) */
-        segment->limit = got < (int64_t)SEGMENT_START ? SEGMENT_START : (uint64_t)got & ~UINT64_C(7);
     if (got < 0)
         code = fail_with(q, Q_IO, "%s: segment %08x: %s", q->directory, segment->name, strerror((int)-got));
     else
