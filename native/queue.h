@@ -202,7 +202,8 @@ struct queue_job {
    its limit of messages out waits until one of them comes back, and holds up nobody. */
 enum { QUEUE_FRESH = 1, QUEUE_RETRY = 2 };
 /* The next message of this class: all its recipients due at `now`, of either class, become out, but for those in lanes with
-   their limit out. 1: *job is it. 0: nothing is due. A message that cannot be read is put off by five minutes and
+   their limit out. (Of a message with a hundred recipients or more, those too that are due within a millisecond for
+   each: it is not read once for every lane.) 1: *job is it. 0: nothing is due. A message that cannot be read is put off by five minutes and
    counted as damaged. Errors: Q_MEMORY. */
 int queue_due(struct queue *q, int64_t now, int which, struct queue_job *job);
 /* 1: *due is the earliest due time in this class (0 or less: now). 0: nothing waits, or only behind a limit. */

@@ -18,6 +18,8 @@
 #define BLOCK_FULL (1u << 20) /* a block this long is handed over by itself, so that writing overlaps appending */
 #define COPY_SLICE (256u << 10) /* copied forward between two looks at the event loop */
 #define READ_RETRY (300 * INT64_C(1000000)) /* an unreadable message is tried again after five minutes */
+#define MANY 100u /* recipients; a message with so many is handed out with what is due */
+#define MANY_EARLY INT64_C(1000) /* a millisecond early for each of them */
 #define DUE_NOW INT64_MIN      /* never planned: before everything */
 #define DUE_RETRY (INT64_MIN + 1)
 #define NONE UINT32_MAX

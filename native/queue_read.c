@@ -152,6 +152,13 @@ static void put_off(struct queue *q, struct message *message, int64_t now)
             group_wait(q, message->slots[index], now + READ_RETRY);
 }
 
+/* Reading a message costs the more the more recipients it has, and of a large mailing every lane may fall due at
+   another moment: each time it is handed out it takes along what is due soon. */
+static int64_t company(const struct message *message, int64_t now)
+{
+    return message->count < MANY ? now : now + message->count * MANY_EARLY;
+}
+
 int queue_due(struct queue *q, int64_t now, int which, struct queue_job *job)
 {
     uint32_t group;
@@ -172,7 +179,8 @@ int queue_due(struct queue *q, int64_t now, int which, struct queue_job *job)
         }
         job_fill(q, message, &view, job);
         job->kind = finish ? QUEUE_FINISH : QUEUE_ATTEMPT;
-        job->part_count = parts_fill(q, message, &view, finish ? FAILED_ONES : DUE_ONES, now, message->count);
+        job->part_count = parts_fill(q, message, &view, finish ? FAILED_ONES : DUE_ONES, company(message, now),
+                                     message->count);
         if (finish)
             group_take_out(q, group);
         for (uint32_t part = 0; !finish && part < job->part_count; part++)

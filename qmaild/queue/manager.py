@@ -25,9 +25,10 @@ from qmaild.runtime.channel import Channel
 PACE_SECONDS = 0.010
 WINDOW_MESSAGES = 10_000  # out at send at a time
 WINDOW_BYTES = 64 << 20  # their contents, as far as they are in memory
-# What was deferred before has a part of the window, so that new mail finds room however much is due.
-RETRY_MESSAGES = 5_000
-RETRY_BYTES = 16 << 20
+# What was deferred before has a part of the window, so that new mail finds room however much is due: of what send
+# keeps for remote lanes half the messages and a third of the bytes.
+RETRY_MESSAGES = 4_000
+RETRY_BYTES = 8 << 20
 LANE_MESSAGES = 300  # deferred ones of one lane: a destination that has died keeps no others out
 MAX_NOTES = 4 << 20  # of one message, in its Finish: 100,000 recipients may each have failed with a page of text
 NOTED_BYTES = 256 << 10  # of one message while it is out: above it a note keeps its beginning only

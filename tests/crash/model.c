@@ -540,8 +540,11 @@ int open_queue(void)
     struct queue_options options = { .segment_bytes = SEGMENT, .create = 1, .threads = THREADS };
     struct queue_system system = disk_system(disk);
     char text[512];
+    int code = queue_open(&q, "/q", &options, &system, text, sizeof text);
 
-    return queue_open(&q, "/q", &options, &system, text, sizeof text);
+    if (code == Q_OK)
+        queue_limit(q, 4);
+    return code;
 }
 
 void start_over(uint64_t workload_seed, uint64_t disk_seed)

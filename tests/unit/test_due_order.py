@@ -132,6 +132,18 @@ def test_a_mailing_over_many_lanes_is_one_job_but_for_lanes_with_their_limit_out
     assert [index for index, _ in job.recipients] == [3, 13, 23, 33, 43]
 
 
+def test_a_large_mailing_takes_along_what_is_due_soon_and_a_small_message_does_not(client: Client) -> None:
+    for count, expected in ((99, 1), (200, 101)):
+        number = client.add(recipients=tuple(b"r%d@example" % at for at in range(count)))
+        client.settle()
+        client.due(classes=(FRESH,))
+        for index in range(count):
+            client.store.defer(number, b"lane %d" % index, 1_000_000 + index * 2_000, [index])
+        (job,) = client.due(1_000_000, classes=(RETRY,))
+        assert len(job.recipients) == expected
+        client.store.end(number)
+
+
 def test_a_message_to_finish_does_not_wait_behind_new_ones_that_came_later(client: Client) -> None:
     failed = client.add()
     client.settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,14 +64,18 @@ class House:
     def deferred(self, *lanes: bytes) -> list[int]:
         """A message for each lane, due now; send has not heard of them."""
         numbers = self.add(len(lanes))
-        ticket = self.store.commit()
-        while self.store.collect().durable < ticket:
-            pass
+        self.settle()
         while self.store.due(NOW, FRESH):
             pass
         for number, lane in zip(numbers, lanes, strict=True):
             self.store.defer(number, lane, NOW - 1, [0])
         return numbers
+
+    def settle(self) -> None:
+        """Commit and wait for it; the manager does not hear of it."""
+        ticket = self.store.commit()
+        while self.store.collect().durable < ticket:
+            select.select([self.store.eventfd], [], [], SECONDS)
 
     def until(self, condition: Callable[[], bool]) -> None:
         async def wait() -> None:
@@ -116,7 +121,8 @@ def test_what_was_deferred_has_a_part_of_the_window_and_new_messages_the_rest(ho
 def test_while_new_messages_wait_what_was_deferred_has_a_quarter_of_each_batch(house: House) -> None:
     old = set(house.deferred(*[b"lane %d" % (n % 100) for n in range(1000)]))
     new = set(house.add(1500))
-    house.commits.kick()
+    house.settle()
+    house.manager.wake()
     house.until(lambda: len(house.handed) == 2500)
     first = house.handed[:1000]
     assert len(old.intersection(first)) == 250
