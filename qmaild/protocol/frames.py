@@ -36,6 +36,12 @@ class Hello(NamedTuple):
     role: bytes
 
 
+class Leaving(NamedTuple):
+    """From a server that stops: it answers for so many seconds what it is asked; ask anything new over another connection."""
+
+    seconds: int
+
+
 # Intake: doors and local to queue.
 class Message(NamedTuple):
     """A whole small message: content is prefix + body. serves: the delivery a forward finishes (number, index), or 0 0."""
@@ -352,8 +358,8 @@ class Answer(NamedTuple):
 Frame = tuple[Any, ...]
 
 LETTERS: dict[bytes, type[Frame]] = {
-    b"v": Hello, b"M": Message, b"O": Open, b"+": Data, b"E": End, b"A": Abort, b"K": Accepted, b"Z": Refused,
-    b"l": List, b"L": Listed,
+    b"v": Hello, b"V": Leaving,
+    b"M": Message, b"O": Open, b"+": Data, b"E": End, b"A": Abort, b"K": Accepted, b"Z": Refused, b"l": List, b"L": Listed,
     b"J": Job, b"F": Finish, b"d": Done, b"f": Failed, b"z": Deferred, b"e": Ended, b"b": Bounce, b"B": Bounced,
     b"o": Order, b"R": Report, b"w": Who, b"i": Is, b"c": Connect, b"C": Connected, b"N": NotConnected,
     b"D": Deliver, b"X": Delivered, b"P": NeedsProgram, b"?": Exists, b"I": Invoke, b".": EndOfInput, b">": Output, b"x": Exit,

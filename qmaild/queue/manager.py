@@ -94,11 +94,18 @@ class Manager:
         """New messages are durable, or something was made due, or there is room again: look, at our pace."""
         self._look_in(max(0.0, self._paced - self._loop.time()))
 
-    def close(self) -> None:
-        """Let go of send: what it has not settled is due again."""
+    def close(self, seconds: int) -> None:
+        """Let go of send, which has so many seconds to answer what is in flight; what else is out is due again."""
         self.is_stopping = True
-        if self._channel:
+        if self._channel and self._out:
+            self._channel.send(frames.Leaving(seconds))
+        elif self._channel:
             self._channel.close()
+
+    @property
+    def is_parting(self) -> bool:
+        """Whether send has still to answer something before a stop."""
+        return self.is_stopping and self._channel is not None
 
     def _look_in(self, seconds: float) -> None:
         at = self._loop.time() + seconds

@@ -1,7 +1,8 @@
 """The asking end of a service: one connection made when there is something to ask, closed when there is not.
 
 Only clients close (after 5 s with nothing outstanding), so idle services unwind from the doors inwards and
-no question meets a closing server. A question whose server is lost is answered None: temporary.
+no question meets a closing server. A server that stops says so: what it was asked it still answers, while new
+questions go over a new connection, to its successor. A question whose server is lost is answered None: temporary.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Caller:
         self._hello = frames.Hello(frames.VERSION, role)
         self._channel: Channel | None = None
         self._waiting: dict[int, Answered] = {}
+        self._leaving: dict[Channel, set[int]] = {}  # connections to servers that stop: what they have still to answer
         self._tag = 0
         self._idle: asyncio.TimerHandle | None = None
         self._rested = 0.0  # since when nothing has been outstanding
@@ -53,7 +55,8 @@ class Caller:
     @property
     def queued(self) -> int:
         """Bytes the server has not taken yet: who streams bodies waits while this is large."""
-        return self._channel.queued if self._channel else self._backlog_bytes
+        here = self._channel.queued if self._channel else self._backlog_bytes
+        return here + sum([channel.queued for channel in self._leaving])
 
     def ask(self, done: Answered, kind: Callable[..., Any], *fields: Any, descriptor: int = -1) -> int:
         """Send kind(tag, *fields) and call done with its answer. Returns the tag."""
@@ -65,16 +68,26 @@ class Caller:
 
     def send(self, frame: frames.Frame) -> None:
         """Send one more frame of a question that is open; one whose server was lost is dropped."""
-        if frame[0] in self._waiting:
-            self._put(frame, -1)
+        tag = frame[0]
+        if tag not in self._waiting:
+            return
+        for channel, tags in self._leaving.items():
+            if tag in tags:
+                channel.send(frame)
+                return
+        self._put(frame, -1)
 
     def forget(self, tag: int) -> None:
         """The asker wants no answer any more; a late one is dropped."""
         self._waiting.pop(tag, None)
+        for channel in list(self._leaving):
+            self._settled(channel, tag)
         self._rest_if_idle()
 
     def close(self) -> None:
         """Close the connection; open questions are answered None."""
+        for channel in list(self._leaving):
+            channel.close()
         if self._channel:
             self._channel.close()
         else:
@@ -120,13 +133,35 @@ class Caller:
         if isinstance(frame, frames.Hello):
             channel.close()  # a server of another version: everything asked is temporary
             return
+        if isinstance(frame, frames.Leaving):
+            self._part_from(channel)
+            return
         done = self._waiting.pop(frame[0], None)
         if done is None:
             if descriptor >= 0:
                 os.close(descriptor)
         else:
             done(frame, descriptor)
+        if channel in self._leaving:
+            self._settled(channel, frame[0])
         self._rest_if_idle()
+
+    def _part_from(self, channel: Channel) -> None:
+        """Its server stops: keep the connection for what was asked over it, and no longer."""
+        if channel is not self._channel:
+            return
+        self._channel = None
+        if self._idle:
+            self._idle.cancel()
+            self._idle = None
+        elsewhere = {tag for tags in self._leaving.values() for tag in tags}
+        self._leaving[channel] = self._waiting.keys() - elsewhere
+        self._settled(channel, 0)
+
+    def _settled(self, channel: Channel, tag: int) -> None:
+        self._leaving[channel].discard(tag)
+        if not self._leaving[channel]:
+            channel.close()
 
     def _rest_if_idle(self) -> None:
         if self._waiting or not self._channel:
@@ -146,16 +181,28 @@ class Caller:
             self._channel.close()
 
     def _lost(self, channel: Channel) -> None:
-        self._channel = None
-        self._fail()
+        left = self._leaving.pop(channel, None)
+        if left is None:
+            self._channel = None
+            self._fail()
+        else:
+            self._answer_none(left)
+            self._drained()
+            self._rest_if_idle()
 
     def _fail(self) -> None:
         backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
         for _, descriptor in backlog:
             if descriptor >= 0:
                 os.close(descriptor)
-        waiting, self._waiting = self._waiting, {}
-        for done in waiting.values():
+        elsewhere = {tag for tags in self._leaving.values() for tag in tags}
+        self._answer_none(self._waiting.keys() - elsewhere)
+        self._drained()
+
+    def _answer_none(self, tags: set[int]) -> None:
+        for done in [self._waiting.pop(tag) for tag in sorted(tags) if tag in self._waiting]:
             done(None, -1)
+
+    def _drained(self) -> None:
         if self.on_drained:
             self.on_drained()

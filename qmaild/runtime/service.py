@@ -51,6 +51,7 @@ class Service:
         self.on_reload: Callable[[], None] = lambda: None
         self.on_stop: Callable[[], None] = lambda: None
         self.on_exit: Callable[[], None] = lambda: None
+        self._partings: set[Channel] = set()  # connections whose client is told that we stop, and then closes them
         self._silent: dict[Channel, float] = {}  # connections that have not said Hello, and since when
         self._acceptors: list[tuple[socket.socket, Callable[[socket.socket], None]]] = []
         self.stop_seconds = STOP_SECONDS  # doors let a message under way end; below the unit's TimeoutStopSec=
@@ -71,16 +72,19 @@ class Service:
     def serve(self, name: str, on_frame: OnFrame, on_close: Callable[[Channel], None] | None = None,
               on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME,
               on_accept: Callable[[Channel], None] | None = None,
-              takes_descriptors: bool = False) -> None:  # fmt: skip
+              takes_descriptors: bool = False, says_leaving: bool = False) -> None:  # fmt: skip
         """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is checked here, before anything else.
 
         on_accept sees a connection before anything is read from it, and may pause or close it. Descriptors
         are taken only where frames have some: on any other socket a peer could fill our table with them.
+        says_leaving: the clients are Callers. A stop tells them, still answers what they have asked, and waits
+        until each has closed: nothing they ask is lost between us and our successor.
         """
 
         def closed(channel: Channel) -> None:
             self.channels.discard(channel)
             self._silent.pop(channel, None)
+            self._partings.discard(channel)
             if on_close:
                 on_close(channel)
 
@@ -95,6 +99,10 @@ class Service:
             channel.rewire(on_frame)
             if on_open:
                 on_open(channel)
+            if says_leaving:
+                self._partings.add(channel)
+                if self.is_stopping:
+                    self._say_leaving(channel)
 
         def made(sock: socket.socket) -> None:
             channel = Channel(self.loop, sock, greeted, closed, limit, takes_descriptors)
@@ -121,11 +129,16 @@ class Service:
         self._stop_by = time.monotonic() + self.stop_seconds
         self._notify("STOPPING=1")
         self.stop_accepting()
+        for channel in list(self._partings):
+            self._say_leaving(channel)
         self.on_stop()
         self._until_stopped()
 
+    def _say_leaving(self, channel: Channel) -> None:
+        channel.send(frames.Leaving(int(self.stop_seconds)))
+
     def _until_stopped(self) -> None:
-        busy = self.is_unfinished() or self.connections > 0
+        busy = self.is_unfinished() or self.connections > 0 or self._partings
         if not busy or time.monotonic() >= self._stop_by:
             self.loop.stop()
         else:

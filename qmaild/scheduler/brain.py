@@ -31,6 +31,7 @@ from qmaild.scheduler.moves import (
     Finished,
     Lost,
     More,
+    Parting,
     Place,
     Release,
     Reported,
@@ -64,6 +65,7 @@ class Brain:
             Committed: self._committed,
             Changed: self._changed,
             Lost: self._lost,
+            Parting: self._parting,
             Stopping: self._stopping,
             Continued: self._continued,
         }
@@ -242,6 +244,10 @@ class Brain:
                 commands.append(Release(job.token))
         self._jobs.clear()
         self._bounces.clear()
+
+    def _parting(self, event: Parting, now: int, commands: list[Command]) -> None:
+        self._lanes.clear()
+        self._routings.clear()
 
     def _stopping(self, event: Stopping, now: int, commands: list[Command]) -> None:
         self._is_stopping = True

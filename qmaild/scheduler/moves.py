@@ -50,6 +50,10 @@ class Lost(NamedTuple):
     """The queue's connection has ended: it will hand out everything unanswered again."""
 
 
+class Parting(NamedTuple):
+    """The queue stops: nothing of what waits is wanted any more, the reports of what is in flight are."""
+
+
 class Stopping(NamedTuple):
     """Start nothing more."""
 
@@ -58,7 +62,7 @@ class Continued(NamedTuple):
     """The answer to More: other events have had their turn."""
 
 
-Event = Arrived | Reported | Finished | Committed | Changed | Lost | Stopping | Continued
+Event = Arrived | Reported | Finished | Committed | Changed | Lost | Parting | Stopping | Continued
 
 
 # Commands. Answers to the queue are the frames Done, Failed, Deferred, Ended and Bounce themselves.

@@ -65,7 +65,7 @@ def build(service: Service) -> None:
     service.commands.update({b"tcpto": tcpto, b"tcpok": tcpok})
     service.is_busy = lambda: bool(running) or resolver.is_busy
     service.status = lambda: f"{len(running)} connections being made"
-    service.serve("dial", on_frame)
+    service.serve("dial", on_frame, says_leaving=True)
 
 
 if __name__ == "__main__":

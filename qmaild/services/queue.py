@@ -63,13 +63,13 @@ class Queue:
         service.on_reload = self._manager.wake
         commits.on_durable = self._manager.wake
         commits.on_failure = lambda: self._trouble("a write to the queue failed")
-        service.serve("intake", self._intake_frame, self._intake.closed, self._intake.opened)
+        service.serve("intake", self._intake_frame, self._intake.closed, self._intake.opened, says_leaving=True)
         self._administration = Administration(service.loop, store, commits, self._manager.wake)
         service.commands |= self._administration.commands
         service.status = self._status
         service.is_busy = lambda: bool(store.counts().messages or commits.is_waiting)
-        service.is_unfinished = lambda: commits.is_waiting
-        service.on_stop = self._manager.close
+        service.is_unfinished = lambda: commits.is_waiting or self._manager.is_parting
+        service.on_stop = lambda: self._manager.close(int(service.stop_seconds))
         service.on_exit = store.close
         self._report_damage()
         if was_later:

@@ -29,7 +29,7 @@ def build(service: Service) -> None:
     service.is_busy = lambda: lanes.connections > 0
     service.status = lambda: f"{lanes.orders} orders, {lanes.connections} connections, {lanes.idle} idle"
     service.on_stop = lanes.stop
-    service.serve("remote", on_frame, lanes.forget, takes_descriptors=True)
+    service.serve("remote", on_frame, lanes.forget, takes_descriptors=True, says_leaving=True)
 
 
 if __name__ == "__main__":

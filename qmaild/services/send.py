@@ -26,6 +26,7 @@ from qmaild.scheduler.moves import (
     Finished,
     Lost,
     More,
+    Parting,
     Place,
     Record,
     Release,
@@ -43,6 +44,7 @@ class Send:
     def __init__(self, shell: Service) -> None:
         self._service = shell
         self._queue: Channel | None = None
+        self._is_parting = False  # it has said that it stops
         self._brain = Brain(shell.settings, random.random)
         self._local = Caller(shell.loop, paths.socket_of("local"), b"send")
         self._remote = Caller(shell.loop, paths.socket_of("remote"), b"send")
@@ -51,6 +53,7 @@ class Send:
             frames.Job: self._job,
             frames.Finish: self._finish,
             frames.Bounced: self._bounced,
+            frames.Leaving: self._leaving,
         }
         self._commands: dict[type, Any] = {
             Place: self._place,
@@ -94,6 +97,7 @@ class Send:
 
     def _opened(self, channel: Channel) -> None:
         before, self._queue = self._queue, channel
+        self._is_parting = False
         if before:
             self._forget()
             before.close()
@@ -138,6 +142,16 @@ class Send:
     def _bounced(self, frame: frames.Bounced, descriptor: int) -> None:
         self._handle(Committed(frame))
 
+    def _leaving(self, frame: frames.Leaving, descriptor: int) -> None:
+        """The queue stops: it gets the reports of what is in flight, and may go."""
+        self._is_parting = True
+        self._handle(Parting())
+        self._service.loop.call_soon(self._part)
+
+    def _part(self) -> None:
+        if self._is_parting and self._queue and not self._brain.in_flight:
+            self._queue.close()
+
     # --- what the brain wants done
 
     def _place(self, command: Place) -> None:
@@ -157,6 +171,8 @@ class Send:
     def _reported(self, order: int, report: Any, descriptor: int) -> None:
         # Whoever answers with another frame has parsed strangers' bytes once too often: as good as lost.
         self._handle(Reported(order, report if isinstance(report, frames.Report) else None))
+        if self._is_parting:
+            self._service.loop.call_soon(self._part)  # behind the answers
 
     def _release(self, command: Release) -> None:
         os.close(command.token)

@@ -37,9 +37,18 @@ class Peer:
         """The next frame that was asked, waited for."""
         return self.asked.get(timeout=SECONDS)
 
-    def say(self, frame: frames.Frame) -> None:
-        """Say something on the last connection now."""
-        self._connections[-1].sendall(frames.encode(frame))
+    def say(self, frame: frames.Frame, connection: int = -1) -> None:
+        """Say something now, on the last connection or another."""
+        self._connections[connection].sendall(frames.encode(frame))
+
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return len(self._connections)
+
+    def is_closed(self, connection: int) -> bool:
+        """Whether the client has ended this connection, and it was noticed."""
+        return self._connections[connection].fileno() < 0
 
     def hang_up(self) -> None:
         """End all connections."""

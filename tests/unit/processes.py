@@ -43,6 +43,7 @@ class Running:
             (control / file).write_text(content + "\n")
         self.control = control
         self.name = name
+        self.clients: list[Client] = []
         listeners = []
         self.ports: dict[str, int] = {}
         for each in sockets:
@@ -69,7 +70,9 @@ class Running:
 
     def client(self, name: str) -> Client:
         """A client of one of its sockets; "control" is the service's own."""
-        return Client(self._path_of(name))
+        client = Client(self._path_of(name))
+        self.clients.append(client)
+        return client
 
     def _path_of(self, name: str) -> Path:
         return self._run / ("control" if name == "control" else ".") / f"{self.name if name == 'control' else name}.sock"
@@ -78,6 +81,8 @@ class Running:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for client in self.clients:
+            client.close()  # a service that stops waits for its clients to part
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(SECONDS)
 

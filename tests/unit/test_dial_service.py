@@ -254,7 +254,9 @@ def test_an_unknown_purpose_is_temporary(names: NameServer, tmp_path: Path) -> N
 
 def test_it_leaves_when_told(names: NameServer, tmp_path: Path) -> None:
     service = dial(tmp_path)
-    asked(service.client("dial"), b"mx", b"null.test")
+    client = service.client("dial")
+    asked(client, b"mx", b"null.test")
+    client.close()
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(20) == 0
 

@@ -66,7 +66,7 @@ class House:
         return [frame.number for frame in found if isinstance(frame, frames.Job)]
 
     def close(self) -> None:
-        self.manager.close()
+        self.manager.close(5)
         self.loop.turn()
         self.loop.close()
         self.client.store.close()

@@ -88,6 +88,7 @@ def queue(tmp_path: Path, send: Send, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("QMAILD_STANDALONE", str(tmp_path))  # every peer is our own uid
     with start(tmp_path) as running:
         yield running
+        send.close()  # a queue that stops waits for its answers
 
 
 def start(directory: Path) -> Running:
@@ -357,3 +358,17 @@ def test_a_directory_of_a_foreign_format_is_refused_with_111_and_its_name(
     running = start(tmp_path)
     assert running.process.wait(SECONDS) == 111
     assert str(tmp_path / "queue") in (tmp_path / "journal").read_text()
+
+
+def test_a_stop_waits_for_the_answers_of_what_is_in_flight(queue: Running, send: Send, tmp_path: Path) -> None:
+    number = accept(queue.client("intake"), b"c@d.test")
+    assert send.receive().number == number
+    for client in queue.clients:
+        client.close()
+    queue.process.terminate()
+    assert isinstance(send.receive(), frames.Leaving)
+    send.send(frames.Done(number, [0]))
+    send.drop()
+    assert queue.process.wait(SECONDS) == 0
+    with start(tmp_path) as again:
+        assert listed(again) == []

@@ -359,6 +359,31 @@ def test_sigterm_lets_what_is_in_flight_end_and_leaves_the_rest_unanswered(
     run(start(concurrencyremote="1"), scene)
 
 
+def test_a_queue_that_leaves_is_told_what_was_in_flight_and_nothing_is_begun(start: Callable[..., House]) -> None:
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        queue.send(job(15, b"a@far.example", b"b@other.example"))
+        remote = await house.remote.accept()
+        order = await remote.frame()
+        queue.send(frames.Leaving(5))
+        successor = await house.connect("control/send")
+        successor.send(frames.Command(1, [b"status"]))
+        while b" 0 recipients waiting" not in (answer := await successor.frame()).text:
+            successor.send(frames.Command(1, [b"status"]))
+        assert b" 1 orders in flight" in answer.text and not queue.closed.is_set()
+        remote.send(report(order, b"K"))
+        assert await queue.frame() == frames.Done(15, [order.indexes[0]])
+        await asyncio.wait_for(queue.closed.wait(), SECONDS)
+        assert remote.arrived.empty()
+        after = await house.connect("manage")
+        after.send(job(15, b"b@other.example"))
+        order = await remote.frame()
+        remote.send(report(order, b"K"))
+        assert await after.frame() == frames.Done(15, order.indexes)
+
+    run(start(concurrencyremote="1"), scene)
+
+
 def test_a_new_queue_connection_replaces_the_old_one(house: House) -> None:
     async def scene(house: House) -> None:
         before = await house.connect("manage")
