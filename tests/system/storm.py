@@ -40,7 +40,7 @@ from .machines import Network, prepare, unavailable
 
 KEPT = Path(__file__).resolve().parents[2] / "build/storm"  # what a storm that failed leaves behind
 SETTLE_SECONDS = 0.25
-MEETING_SECONDS = 5.0
+MEETING_SECONDS = 60.0  # local keeps an order so long for a user's deliverer that has no room
 RETRY_SECONDS = 5.0  # waiting messages are made due at such intervals, so that second attempts meet kills too
 DRAIN_SECONDS = 600.0
 KEEP = "|cat >.new-$$ && mv .new-$$ copies/$$-$(date +%s%N)\n"  # ann's program
@@ -310,7 +310,7 @@ def main() -> None:
     prepare()
     with house(given.release, Storm(given.messages, given.seed, given.stops, sessions=given.sessions)) as place:
         result = run(place)
-    print("\n".join([*result.lines(), *(f"storm problem {each}" for each in result.problems)]))
+        print("\n".join([*result.lines(), *(f"storm problem {each}" for each in result.problems)]), flush=True)
     sys.exit(f"see {KEPT}" if result.problems else 0)
 
 
