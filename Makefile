@@ -87,9 +87,17 @@ churn: need-test build
 	CHURN=$(or $(CHURN),400000) $(PYTEST) -s tests/unit/test_churn.py
 
 # All that takes long: every one of these targets that there is, then HOURS of traffic.
-LONG = churn crowd depth fuzz power
+LONG = churn crowd depth fuzz power storm restarts
 soak: need-test build $(LONG)
 	$(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2)
+
+# On booted machines, as root: services killed and the machine hard-stopped under MESSAGES messages; every unit restarted
+# ROUNDS times and the packages upgraded under load. They print what they counted, and exit 1 if anything is wrong.
+storm: need-test build
+	$(PYTHON) -m tests.system.storm --messages=$(or $(MESSAGES),100000) --seed=$(or $(SEED),1)
+
+restarts: need-test build
+	$(PYTHON) -m tests.system.restarts --rounds=$(or $(ROUNDS),5)
 
 # OPTIONS are those of tests/bench/README.md.
 bench: need-test build
@@ -112,4 +120,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: all need-run need-test build run test unit protocol crash packaging system check churn crowd fuzz power soak bench depth deb clean
+.PHONY: all need-run need-test build run test unit protocol crash packaging system check storm restarts churn crowd fuzz power soak bench depth deb clean
