@@ -15,7 +15,6 @@ from qmaild.queue.store import Store
 REFUSING, HANGING = "refusing.test", "hanging.test"  # the dead domains: one refuses connections, one never answers
 BATCH = 500  # messages in one commit
 HOUR = 3600 * 1_000_000
-LIMIT = 10_000  # messages looked at in one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,9 @@ def lane_of(domain: str) -> bytes:
     return b"remote:@" + domain.encode()
 
 
-def fill(directory: Path, owner: int, backlog: Backlog) -> None:
-    """Make the messages, each tried once and due again between an hour and a day from now."""
+def fill(directory: Path, owner: int, backlog: Backlog) -> dict[str, list[int]]:
+    """Make the messages, each tried once and due again between an hour and a day from now; the numbers of the dead domains'."""
+    dead: dict[str, list[int]] = {REFUSING: [], HANGING: []}
     with _offline(directory, owner) as store:
         born = time.time_ns() // 1000
         content = _content(backlog.body_bytes)
@@ -61,24 +61,21 @@ def fill(directory: Path, owner: int, backlog: Backlog) -> None:
                 number = store.add(birth=born, flags=0, origin=b"esmtp 192.0.2.1", sender=b"sender-%d@client.test" % n,
                                    recipients=[b"user-%d@%b" % (n, domain.encode())], content=content)  # fmt: skip
                 made.append((number, lane_of(domain), born + HOUR + n * 23 * HOUR // backlog.messages))
+                if domain in dead:
+                    dead[domain].append(number)
             _commit(store)
             for number, lane, due in made:
                 store.defer(number, lane, due, [0])
         _commit(store)
+    return dead
 
 
-def make_due(directory: Path, owner: int, domain: str) -> int:
-    """What waits for this domain is due now, also after a restart; how many that are."""
-    lane, found, after = lane_of(domain), 0, 0
+def make_due(directory: Path, owner: int, domain: str, numbers: list[int]) -> None:
+    """These messages, which wait for this domain, are due now, also after a restart."""
     with _offline(directory, owner) as store:
-        while shown := store.messages(after, LIMIT):
-            for message in shown:
-                if message.recipients[0].lane == lane:
-                    store.defer(message.number, lane, time.time_ns() // 1000, [0])
-                    found += 1
-            _commit(store)
-            after = shown[-1].number
-    return found
+        for number in numbers:
+            store.defer(number, lane_of(domain), time.time_ns() // 1000, [0])
+        _commit(store)
 
 
 def _content(size: int) -> bytes:

@@ -109,7 +109,7 @@ class Depth:
 
     def _fill(self) -> None:
         begun = time.monotonic()
-        fill(self.full.queue, OWNER, self._backlog)
+        self._waiting = fill(self.full.queue, OWNER, self._backlog)
         size = sum(path.stat().st_size for path in self.full.queue.rglob("*") if path.is_file())
         self._tell(f"filled: {self._backlog.messages} messages of {self._backlog.body_bytes} bytes to {self._backlog.domains} "
                    f"domains in {time.monotonic() - begun:.0f} s, {size / 1e9:.2f} GB of disk")  # fmt: skip
@@ -121,6 +121,9 @@ class Depth:
         self._memory("at rest", self.full.resident())
         self._took("restart after kill -9 of the queue", self.full.kill("queue"))
         self._took("the same once more", self.full.kill("queue"))
+        self._asked("status", STATUS_SECONDS, self.full.ctl("status"))
+        for domain in ("d0.test", REFUSING):
+            self._asked(f"queue list --domain {domain}", LIST_SECONDS, self.full.ctl("queue", "list", "--domain", domain))
         self.full.stop()
         self._took("restart after an orderly stop", self.full.start())
         if self._given.cold and os.geteuid() == 0:
@@ -128,9 +131,6 @@ class Depth:
             os.sync()
             Path("/proc/sys/vm/drop_caches").write_text("3\n")
             self._took("restart with nothing in the page cache", self.full.start())
-        self._asked("status", STATUS_SECONDS, self.full.ctl("status"))
-        for domain in ("d0.test", REFUSING):
-            self._asked(f"queue list --domain {domain}", LIST_SECONDS, self.full.ctl("queue", "list", "--domain", domain))
 
     def _took(self, what: str, seconds: float) -> None:
         self._say(Line(f"{what}, to the first 250", f"{seconds:.2f} s", f"<= {RESTART_SECONDS} s", seconds <= RESTART_SECONDS))
@@ -206,7 +206,8 @@ class Depth:
 
     def _dead(self, domain: str, how: str) -> None:
         """All messages of one dead domain are due. They are tried while new ones come in."""
-        count = make_due(self.full.queue, OWNER, domain)
+        count = len(self._waiting[domain])
+        make_due(self.full.queue, OWNER, domain, self._waiting[domain])
         before = self.full.records_about(domain)
         self.full.start()
         deadline = time.monotonic() + WAIT_SECONDS

@@ -165,7 +165,7 @@ def proof_of(tmp_path: Path, sender: Path, running: tuple[list[int], int], messa
     return prove(processes_of(pids, "queue", "smtpd"), call, tmp_path)
 
 
-@pytest.mark.parametrize(("messages", "body_bytes"), [(60, 4096), (20, LARGE_BYTES)], ids=["small", "large"])
+@pytest.mark.parametrize(("messages", "body_bytes"), [(60, 4096), (12, LARGE_BYTES)], ids=["small", "large"])
 def test_every_250_of_the_real_programs_follows_its_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sender: Path, messages: int, body_bytes: int
 ) -> None:
@@ -182,6 +182,6 @@ def test_a_core_whose_syncs_do_nothing_is_found_out(
     (tmp_path / "shim.c").write_text(NO_SYNC)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "shim.so", tmp_path / "shim.c"], check=True)
     with house(tmp_path, monkeypatch, str(tmp_path / "shim.so")) as running:
-        proof = proof_of(tmp_path, sender, running, 20, body_bytes)
-    assert len(proof.faults) == 20
+        proof = proof_of(tmp_path, sender, running, 10, body_bytes)
+    assert len(proof.faults) == 10
     assert all(" was never synced" in fault for fault in proof.faults)
