@@ -38,7 +38,7 @@ from qmaild.scheduler.moves import (
     Stopping,
 )
 from qmaild.scheduler.paces import Paces, Told
-from qmaild.scheduler.routing import LOOK, MAX_PUT_OFF, PLACE, PUT_OFF, SLICE, Group, Routing
+from qmaild.scheduler.routing import LOOK, MAX_PUT_OFF, PLACE, PUT_OFF, SLICE, Group, Routing, lane_of
 from qmaild.scheduler.verdicts import Verdict, is_whole
 
 MAX_SEALED = 320 << 10  # a message behind a descriptor up to this size may be in memory, a larger one is a file
@@ -109,6 +109,9 @@ class Brain:
             return
         job = Job(frame, event.token, self._chance(), count, verp.is_verp(frame.sender), list(frame.recipients))
         self._jobs.add(job)
+        if count == 1:
+            self._place(None, job, Group(lane_of(job, 0, self._settings), [0]), now, commands)
+            return
         routing = Routing(job, list(range(count)))
         self._advance(routing, SLICE, now, commands)  # what is routed in one go stands behind nothing
         if routing.left:
@@ -139,17 +142,17 @@ class Brain:
         """Work on one job; return how much room is left."""
         room -= routing.look(self._settings, room // LOOK) * LOOK
         while room > 0 and (group := routing.next_group()):
-            room -= self._place(routing, group, now, commands)
+            room -= self._place(routing, routing.job, group, now, commands)
         return room
 
-    def _place(self, routing: Routing, group: Group, now: int, commands: list[Command]) -> int:
-        """Let one lane's recipients wait there, or put them off; return what that cost."""
-        job, (name, members) = routing.job, group
+    def _place(self, routing: Routing | None, job: Job, group: Group, now: int, commands: list[Command]) -> int:
+        """Let one lane's recipients wait there, or put them off; return what that cost. None: it is all of the job."""
+        name, members = group
         frame = job.frame
         is_local = name == LOCAL_LANE
         is_last = retry.is_last(frame.birth, now, self._settings.queuelifetime)  # then the bounce tells of a real attempt
         if not is_last and self._lanes.paces.is_dead(name, now):
-            if len(members) > MAX_PUT_OFF:
+            if routing and len(members) > MAX_PUT_OFF:
                 routing.put_back(Group(name, members[MAX_PUT_OFF:]))
                 members = members[:MAX_PUT_OFF]
             due = retry.next_attempt(frame.birth, now, is_local, job.jitter)

@@ -55,6 +55,8 @@ def of_recipient(outcome: bytes, code: int, status: bytes, text: bytes, peer: by
 def of_report(report: frames.Report) -> Evidence:
     """Return what a whole report tells. A connection lost behind an answer says less than one that never was."""
     _, outcomes, codes, enhanced, texts, peers = report
+    if outcomes and not outcomes.strip(frames.SUCCESS):
+        return Evidence.GOOD
     found = {
         of_recipient(outcomes[place : place + 1], codes[place], enhanced[place], texts[place], peers[place])
         for place in range(len(outcomes))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
@@ -86,12 +87,21 @@ class Channel:
         self.limit, self.ceiling = limit, max(1, ceiling)
         self.bounds = (limit,) * 3 if self.is_local else (limit - limit // 4, limit - limit // 8, limit)
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether a lane stands in turn, and a place is free."""
+        below, idle, lone = self.heaps
+        return bool(below or idle or lone) and self.busy < self.limit
+
     def pop(self) -> Lane | None:
         """Return the lane whose turn it is, out of the heaps; None if none may begin an order now."""
         best: list[tuple[float, int, Lane]] | None = None
-        for heap, bound in zip(self.heaps, self.bounds, strict=True):
-            self._clean(heap)
-            if heap and self.busy < bound and (best is None or heap[0] < best[0]):
+        for level, heap in enumerate(self.heaps):
+            if not heap or self.busy >= self.bounds[level]:
+                continue
+            if heap[0][2].entry != heap[0][1]:
+                self._clean(heap)
+            if heap and (best is None or heap[0] < best[0]):
                 best = heap
         if best is None:
             return None
@@ -125,9 +135,14 @@ class Channel:
     def go_on(self) -> None:
         """An order has begun. Each message that waits has had its part of it; if all are ahead, the clock catches up."""
         self.clock += 1 / (self.fresh + 1)
+        least = math.inf
         for heap in self.heaps:
-            self._clean(heap)
-        self.clock = max(self.clock, min([heap[0][0] for heap in self.heaps if heap], default=0.0))
+            if heap and heap[0][2].entry != heap[0][1]:
+                self._clean(heap)
+            if heap and heap[0][0] < least:
+                least = heap[0][0]
+        if self.clock < least < math.inf:
+            self.clock = least
 
 
 class Lanes:
@@ -186,13 +201,13 @@ class Lanes:
     @property
     def is_ready(self) -> bool:
         """Whether a lane stands in turn (it may still find no room)."""
-        return any([channel.busy < channel.limit and any(channel.heaps) for channel in (self.local, self.remote)])
+        return self.local.has_turns or self.remote.has_turns
 
     def take(self) -> Iterator[tuple[Lane, Any, list[int]]]:
         """Yield (lane, job, positions) of every order that may begin; each counts as in flight from then."""
         for channel in (self.local, self.remote):
-            while lane := channel.pop():
-                if _level(lane) >= lane.level and not self._catch_up(lane):
+            while channel.has_turns and (lane := channel.pop()):
+                if (not lane.level or _level(lane) >= lane.level) and not self._catch_up(lane):
                     yield self._begin(lane)
                 self._queue_up(lane)
 

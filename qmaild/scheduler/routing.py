@@ -21,6 +21,13 @@ PUT_OFF = 10  # to answer and record one recipient that is not tried now
 MAX_PUT_OFF = 500  # of one group that come out of a routing at a time
 
 
+def lane_of(job: Job, position: int, settings: Settings) -> bytes:
+    """Rewrite a recipient and return its lane (rule 12: from the settings of now)."""
+    target = rewrite(job.frame.recipients[position], settings)
+    job.addresses[position] = target.address
+    return routes.lane_of(target, settings.smtproutes)
+
+
 class Group(NamedTuple):
     """Recipients of one job for one lane."""
 
@@ -43,14 +50,12 @@ class Routing:
         return len(self._unseen) + self._pending
 
     def look(self, settings: Settings, count: int) -> int:
-        """Find the lanes of so many recipients more (rule 12: from the settings of now); return how many those were."""
+        """Find the lanes of so many recipients more; return how many those were."""
         unseen, job, groups = self._unseen, self.job, self._groups
         count = min(count, len(unseen))
         for _ in range(count):
             position = unseen.popleft()
-            target = rewrite(job.frame.recipients[position], settings)
-            job.addresses[position] = target.address
-            groups.setdefault(routes.lane_of(target, settings.smtproutes), []).append(position)
+            groups.setdefault(lane_of(job, position, settings), []).append(position)
         self._pending += count
         return count
 
