@@ -23,7 +23,7 @@ Entry = Callable[[bytes], object]
 
 def words_of(name: str) -> list[bytes]:
     """Return the entries of a target's dictionary: each is repeated to make an input."""
-    entries = _ENTRY.findall((building.HERE / f"{name}.dict").read_bytes())
+    entries = _ENTRY.findall(building.dictionary(name).read_bytes())
     words = [_ESCAPED.sub(lambda found: bytes([int(found[1], 16)]) if found[1] else found[2], entry) for entry in entries]
     return [*words, b"a", b" "]
 

@@ -41,7 +41,7 @@ def fuzz(target: str, seconds: int, words: list[str]) -> Outcome:
     FINDINGS.mkdir(exist_ok=True)
     log = building.BUILD / f"{target}.log"
     options = [*LIMITS, f"-max_total_time={seconds}", f"-artifact_prefix={FINDINGS}/{target}-"]
-    options += [f"-dict={building.HERE / target}.dict", str(learned), str(building.CORPUS / target)]
+    options += [f"-dict={building.dictionary(target)}", str(learned), str(building.corpus(target))]
     with open(log, "wb") as output:
         done = subprocess.run(
             [*words, *options], cwd=building.ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
