@@ -364,7 +364,10 @@ static int load_segments(struct queue *q)
     int error, code;
 
     snprintf(path, sizeof path, "%s/segments", q->directory);
-    error = q->system.list(q->system.context, path, name_found, &found);
+    /* A spare may have been made by a process that was killed before its name was durable. */
+    error = q->system.sync(q->system.context, q->segments_fd);
+    if (error >= 0)
+        error = q->system.list(q->system.context, path, name_found, &found);
     code = error < 0 ? io_failure(q, error, path) : found.code;
     if (code == Q_OK && !(all = calloc(found.names.used + 1, sizeof *all + 1)))
         code = fail_with(q, Q_MEMORY, "no memory");
