@@ -32,13 +32,25 @@
    I14 A recipient that is done or failed stays so. A message whose recipients are all done and that has no notes has
        ended, with or without an END record.
    I15 A refused or failed call leaves no trace, in memory or on disk.
-   I16 (Large files aside.) Disk use stays within twice the living bytes plus two segments, once the copying that this needs is done,
-       and then the store rests. Living are the bytes that a copy of all messages takes: their records, deferrals and notes.
+   I16 (Large files and checkpoints aside.) Disk use stays within twice the living bytes plus two segments, once the copying
+       that this needs is done, and then the store rests. Living are the bytes that a copy of all messages takes: their records,
+       deferrals and notes. A checkpoint takes at most half the living bytes (or 256 KiB), and twice that while the next is made.
+   I17 A checkpoint only saves reading. It is the index as it was while the log grew from P to E. It is begun when all before P
+       is durable and taken in and no facts are on their way again (I6). It holds no message that is not durable. It gets its name
+       only when everything appended before its last byte was made is durable, none of that having failed. So it says nothing
+       that the log up to E does not, and leaves out nothing that stands before P. Replaying the log from P over it gives what
+       the whole log gives: a fact that it holds already changes nothing (I8, I14); a deferral that it is ahead of is followed by
+       the one it holds; a message that it lacks has ended (or its record or its file was lost), and what the log behind P brings
+       back of that, the log behind P ends again (I3, I9). A message placed at or behind P, or in a segment that has gone, is only
+       believed when the log behind P has told its place. A checkpoint that is not whole, not of this log, or followed by a log
+       that is damaged leaves no trace: the whole log is replayed. (Of due times it keeps what no record tells too: that a retry
+       was asked for, that what could not be read was put off. Nothing else in memory is untold.)
 
    FILES   DIR/format        "qmaild queue 1\n"
            DIR/lock          flock'ed by the one process that has the store open
            DIR/segments/NAME eight hex digits; all of one size, written through before use
            DIR/large/NUMBER  sixteen hex digits; the body of a large message
+           DIR/checkpoint    may be missing; checkpoint.new while it is made
 
    SEGMENT HEADER   96 bytes at offset 0, again at size - 4096; integers little-endian here and below
        0  u64 "qmaildsg"     8 u32 version = 1      12 u32 CRC32C of 0..11 and 16..95
@@ -58,7 +70,20 @@
    FAIL    3   u32 index, u32 length of note, note
    DEFER   4   i64 due, u32 length of lane, lane, runs
    END     5   nothing; marks: 2 if the message has a file of its own
-   OLDEST  6   nothing; the number is T: generations below T are void                                            */
+   OLDEST  6   nothing; the number is T: generations below T are void
+
+   CHECKPOINT       72 bytes, then chunks, the last of them kind 2
+       0  u64 "qmaildcp"     8 u32 version = 1      12 u32 CRC32C of 0..11 and 16..71
+      16  u64 its stamp     24 u64 P: generation    32 u64 stamp           40 u64 offset
+      48  u64 oldest        56 u64 next message number                     64 zero
+   CHUNK            32 bytes, then what it says
+       0  u32 0x31434d51     4 u32 CRC32C of bytes 8..length-1              8 u64 the checkpoint's stamp
+      16  u64 where it stands in the file          24 u32 length, all of it                  28 u32 kind
+   Kind 2: u64 messages, u64 lanes. Kind 1: messages. N is a number of seven bits a byte, lowest first, all but the last with bit 7:
+   N number less the one before, N bytes in its own file, N generation, N offset / 8, N length / 8, N recipients;
+   runs until all recipients are said: N (0 new, 1 done, 2 failed, 3 + group), N how many; groups count up in each message, and
+   after a new one's N stand N lane, i64 due; lanes count up in the file, and after a new one's N stand N length, name; then
+   a note for each that failed: N index, N length, text.                                                           */
 #ifndef QMAILD_QUEUE_H
 #define QMAILD_QUEUE_H
 
@@ -111,16 +136,19 @@ struct queue_options {
     uint64_t segment_bytes; /* Q_SEGMENT_MIN..Q_SEGMENT_MAX, multiple of 4096; segments on disk keep theirs */
     int create;             /* make the directory if it is not there */
     int threads;            /* 0: no threads; queue_step() does their work (for the crash simulator) */
+    uint64_t checkpoint_bytes; /* log written between two checkpoints; 0: as the last one's size makes sense */
+    uint32_t checkpoint_slice; /* messages written down in one queue_collect; 0: about a millisecond's worth */
 };
 
 struct queue;
 
-/* Open the store at `directory` (system NULL: queue_linux), replaying its segments. After: *out is the store, everything durable is known,
-   recipients that were out are due. Errors: Q_OWNER, Q_FORMAT, Q_LOCKED, Q_IO, Q_SPACE, Q_MEMORY, Q_LIMIT; then *out is
-   NULL and `text` says what and where. Keeps I5, I10..I14. */
+/* Open the store at `directory` (system NULL: queue_linux), replaying its segments; a checkpoint that fits saves reading
+   most of them. After: *out is the store, everything durable is known, recipients that were out are due. Errors: Q_OWNER,
+   Q_FORMAT, Q_LOCKED, Q_IO, Q_SPACE, Q_MEMORY, Q_LIMIT; then *out is NULL and `text` says what and where. Keeps I5, I10..I14,
+   I17. */
 int queue_open(struct queue **out, const char *directory, const struct queue_options *options,
                const struct queue_system *system, char *text, size_t text_room);
-/* Commit what is appended, wait until that is decided, stop the threads, let go of everything. Never fails;
+/* Commit what is appended, wait until that is decided, make a checkpoint if it is worth it, let go of everything. Never fails;
    what could not be made durable is as after a crash. */
 void queue_close(struct queue *q);
 /* Readable while queue_collect has something to say. */
@@ -162,7 +190,7 @@ int queue_end(struct queue *q, uint64_t number);
    already, the eventfd says so once more. Never fails. */
 uint64_t queue_commit(struct queue *q);
 
-/* Take in what the threads have decided, then do some copying and releasing. Resets the eventfd.
+/* Take in what the threads have decided, then do some copying, releasing and writing down (I17). Resets the eventfd.
    After: *durable is the highest ticket decided (all up to it are durable but the failed ones); the arrays, valid until the next
    call, list failed tickets and staged files whose sync succeeded or failed. Errors: Q_MEMORY (call again). Keeps I1, I6..I9. */
 struct queue_collected {
@@ -249,6 +277,9 @@ struct queue_counts {
     uint64_t damaged, torn;                 /* records (or segments) skipped; tails cut */
     uint64_t pending;                       /* bytes appended and not yet decided */
     uint64_t index_bytes;                   /* memory of the index */
+    uint64_t replayed;                      /* bytes of log read at open */
+    uint64_t checkpoint;                    /* bytes of the checkpoint, 0 if there is none */
+    uint64_t checkpoints_made, checkpoints_refused; /* since open; at open, because it did not fit the log */
 };
 void queue_counts(struct queue *q, struct queue_counts *out);
 

@@ -107,6 +107,8 @@ static void block_decided(struct queue *q, struct block *block)
     block->used = kept;
     if (block->ticket)
         q->decided = block->ticket;
+    else if (!block->failed)
+        q->again--;
     if (block->failed && block->ticket)
         numbers_add(&q->failed, block->ticket); /* room was made by results_take */
 }
@@ -158,6 +160,10 @@ static void results_apply(struct queue *q, struct block *results, int failed)
         struct segment *segment = block->segment;
         results = block->next;
         block->next = NULL;
+        if (!block->failed) {
+            q->taken = (struct position){ segment->generation, segment->stamp, block->offset + block->used };
+            q->checkpoint.grown += block->used;
+        }
         block_decided(q, block);
         block->segment = NULL;
         if (segment) {
@@ -166,6 +172,7 @@ static void results_apply(struct queue *q, struct block *results, int failed)
             pthread_mutex_unlock(&q->lock);
         }
         if (block->failed && block->used) {
+            q->again += block->ticket != 0;
             block->failed = 0;
             block->ticket = 0;
             *end = block;
@@ -178,19 +185,32 @@ static void results_apply(struct queue *q, struct block *results, int failed)
         facts_again(q, again);
 }
 
-int queue_collect(struct queue *q, struct queue_collected *out)
+/* *failed: something was not made durable. Errors: Q_MEMORY (nothing was taken in). */
+int collect_results(struct queue *q, int *failed)
 {
     struct block *results = NULL;
+    int code = results_take(q, &results, failed);
+
+    if (code == Q_OK)
+        results_apply(q, results, *failed);
+    return code;
+}
+
+int queue_collect(struct queue *q, struct queue_collected *out)
+{
     uint64_t count;
     int failed;
     ssize_t got = read(q->event_fd, &count, sizeof count);
 
     (void)got; /* EAGAIN: nothing new, which is no error */
-    if (large_collect(q) != Q_OK || results_take(q, &results, &failed) != Q_OK)
+    if (large_collect(q) != Q_OK || collect_results(q, &failed) != Q_OK)
         return fail_with(q, Q_MEMORY, "no memory");
-    results_apply(q, results, failed);
-    if (!failed)
-        copy_and_release(q); /* after a failure the caller decides when the disk is tried again */
+    if (failed) { /* the caller decides when the disk is tried again */
+        checkpoint_give_up(q);
+    } else {
+        copy_and_release(q);
+        checkpoint_turn(q);
+    }
     out->durable = q->decided;
     out->failed = q->failed.at;
     out->failed_count = q->failed.used;

@@ -1,4 +1,4 @@
-/* The two threads: the committer writes and syncs blocks, the preparer makes segments and syncs large files. */
+/* The two threads: the committer writes and syncs blocks; the preparer makes segments, syncs large files, writes checkpoints. */
 #include "queue_internal.h"
 
 #include <errno.h>
@@ -96,6 +96,11 @@ static int preparer_step(struct queue *q)
 
     if (q->sync_jobs) {
         large_sync_step(q);
+        notify(q);
+        return 1;
+    }
+    if (!q->preparing && q->checkpoint.job) { /* last: nobody waits for it */
+        checkpoint_work(q);
         notify(q);
         return 1;
     }

@@ -36,6 +36,7 @@ static void notes_drop(struct queue *q, struct message *message)
     }
 }
 
+/* After: an empty one may start again. */
 void index_stop(struct queue *q)
 {
     for (size_t shelf = 0; shelf < q->shelf_count; shelf++) {
@@ -46,7 +47,11 @@ void index_stop(struct queue *q)
         free(q->shelves[shelf].shelf);
     }
     free(q->shelves);
+    q->shelves = NULL;
+    q->shelf_count = q->shelf_room = 0;
     lanes_stop(q);
+    q->message_count = q->index_bytes = 0;
+    q->fresh = q->waiting = q->out = q->unborn = q->living = q->large_living = 0;
 }
 
 /* ---- the order of numbers */

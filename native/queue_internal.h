@@ -28,6 +28,11 @@
 #define GROUPS_MAX (UINT32_MAX - 8)
 #define NOT_IN_HEAP UINT32_MAX
 #define PATH_ROOM 4200
+#define CHECKPOINT_VERSION 1u
+#define CHECKPOINT_HEAD 72u
+#define CHUNK_MAGIC 0x31434d51u
+#define CHUNK_HEAD 32u
+#define CHUNK_LAST 16u /* what the last chunk says */
 
 enum record_type { MESSAGE = 1, DONE = 2, FAIL = 3, DEFER = 4, END = 5, OLDEST = 6 };
 enum { MARK_COPY = 1, MARK_LARGE = 2 };
@@ -91,6 +96,7 @@ struct lane {
     uint32_t place;         /* among the sleepers */
     uint8_t stand;          /* lane_stand */
     uint8_t mark;           /* during a search: what it means */
+    uint32_t turn, written; /* in that turn's checkpoint it is lane number `written` */
 };
 
 /* A place in the order of numbers; any message made or dropped makes it void. */
@@ -127,6 +133,45 @@ struct numbers {
     size_t used, room;
 };
 
+/* A place in the log, and all that stands before it. */
+struct position {
+    uint64_t generation, stamp, offset;
+};
+
+/* At open, before a checkpoint was tried. */
+struct before {
+    uint64_t oldest, next_number, damaged, torn;
+};
+
+/* Chunks of a checkpoint; what a run of recipients is there: one of these, or the group of the message so much above. */
+enum { CHUNK_MESSAGES = 1, CHUNK_END = 2 };
+enum { CHECKPOINT_FRESH = 0, CHECKPOINT_DONE = 1, CHECKPOINT_FAILED = 2, CHECKPOINT_GROUPS = 3 };
+
+/* The checkpoint being made, and what is known of the last one (I17). */
+struct checkpoint {
+    /* the owner's */
+    enum { CHECKPOINT_NONE, CHECKPOINT_FILLING, CHECKPOINT_SETTLING, CHECKPOINT_NAMING } phase;
+    int unfit;                 /* the one being made gets no name */
+    uint32_t turn, lanes;      /* lanes that have `turn` are written, this many */
+    uint64_t stamp, messages, length;
+    uint64_t after, end;       /* messages up to `after` are written down; those from `end` on are none of its own */
+    uint64_t ticket;           /* when it is decided, all that was written down is durable */
+    uint64_t grown;            /* bytes of log since the place the last one starts at */
+    uint64_t grown_before;     /* of those, before the place this one starts at */
+    uint64_t next_at;          /* the next one is due when this much has grown */
+    uint64_t size;             /* of the one there is, 0 if there is none */
+    uint64_t made, refused, replayed; /* replayed: bytes of log read at open */
+    struct before before;
+    uint8_t *bytes;            /* a chunk; the preparer's while there is a job */
+    size_t used, room;
+    /* the preparer's while there is a job */
+    uint64_t written, synced;
+    int fd;
+    /* shared: under the lock */
+    enum { NO_JOB, JOB_WRITE, JOB_NAME, JOB_DROP, JOB_REMOVE } job;
+    int error;
+};
+
 struct queue {
     struct queue_system system;
     struct queue_options options;
@@ -149,6 +194,10 @@ struct queue {
     uint64_t fresh, waiting, out, unborn, living, large_living, damaged, torn; /* unborn: recipients not durable yet */
     struct serving *servings;
     size_t serving_count, serving_room;
+    struct position taken;    /* the end of what is durable and taken in */
+    uint32_t again;           /* blocks of facts that are on their way once more (I6) */
+    struct checkpoint checkpoint;
+    struct segment limbo;     /* at open: messages of the checkpoint whose place the log has yet to tell */
     struct segment *released; /* void, but not yet durably so (I7) */
     struct segment *aside;    /* at open: what has no header */
     uint64_t missing;         /* at open: a generation of the log that is not there */
@@ -262,6 +311,7 @@ uint32_t fresh_first(const struct queue *q, int64_t now); /* the group whose tur
 uint32_t retry_first(struct queue *q, int64_t now);
 void lane_had_turn(struct queue *q, uint32_t lane);
 int lane_intern(struct queue *q, const void *name, size_t length, uint32_t *lane);
+int lane_room(struct queue *q, uint32_t lane);
 uint32_t lane_find(struct queue *q, const void *name, size_t length);
 int index_room(struct queue *q); /* room for one more group, or Q_MEMORY */
 
@@ -292,12 +342,26 @@ void want_spare(struct queue *q, int now); /* under the lock; now: even if there
 void segment_path(const struct queue *q, uint32_t name, char path[PATH_ROOM]);
 
 /* queue_collect.c, queue_copy.c */
+int collect_results(struct queue *q, int *failed);
 void copy_and_release(struct queue *q);
 void large_unlink(struct queue *q, uint64_t number);
 
 /* queue_replay.c, queue_open.c */
 int replay_all(struct queue *q);
 int replay_settle(struct queue *q);
+
+/* queue_checkpoint.c: making one */
+void checkpoint_path(const struct queue *q, const char *suffix, char path[PATH_ROOM]);
+uint64_t checkpoint_interval(const struct queue *q);
+void checkpoint_turn(struct queue *q);
+void checkpoint_give_up(struct queue *q);
+void checkpoint_work(struct queue *q); /* under the lock; lets go of it meanwhile */
+void checkpoint_last(struct queue *q);
+
+/* queue_restore.c: beginning with one. 1: *from is where the log goes on. 0: there is none that fits. Or Q_MEMORY. */
+int restore_begin(struct queue *q, struct position *from);
+int restore_holds(struct queue *q);
+int restore_undo(struct queue *q);
 
 /* queue_large.c */
 void large_path(const struct queue *q, uint64_t number, char path[PATH_ROOM]);

@@ -16,6 +16,7 @@ int lanes_start(struct queue *q)
     return Q_OK;
 }
 
+/* After: they may start again. */
 void lanes_stop(struct queue *q)
 {
     for (uint32_t lane = 0; lane < q->lane_used; lane++) {
@@ -27,6 +28,11 @@ void lanes_stop(struct queue *q)
     free(q->asleep);
     free(q->lanes);
     free(q->lane_buckets);
+    q->groups = NULL;
+    q->unplanned = (struct heap){ NULL, 0, 0 };
+    q->asleep = q->lane_buckets = NULL;
+    q->lanes = NULL;
+    q->group_room = q->group_used = q->lane_room = q->lane_used = q->lane_bucket_count = q->asleep_used = 0;
 }
 
 /* ---- heaps of groups, by due time, then by number: first come, first served */
@@ -433,22 +439,27 @@ static int lane_new(struct queue *q, const void *name, size_t length, uint32_t *
     return Q_OK;
 }
 
-/* *lane names `name`, and has room for one more group. A new one goes when its last group goes. */
-int lane_intern(struct queue *q, const void *name, size_t length, uint32_t *lane)
+/* Room for one more group. One that has none yet goes if there is no memory. */
+int lane_room(struct queue *q, uint32_t lane)
 {
-    struct lane *at;
+    struct lane *at = &q->lanes[lane];
 
-    *lane = lane_find(q, name, length);
-    if (*lane == NONE && lane_new(q, name, length, lane) != Q_OK)
-        return Q_MEMORY;
-    at = &q->lanes[*lane];
     if (at->groups < at->heap.room)
         return Q_OK;
     if (heap_widen(q, &at->heap, at->heap.room * 2 + 6) == Q_OK) /* what malloc gives at least: 6, 18, 42... */
         return Q_OK;
     if (!at->groups) {
         at->groups = 1;
-        lane_release(q, *lane);
+        lane_release(q, lane);
     }
     return Q_MEMORY;
+}
+
+/* *lane names `name`, and has room for one more group. A new one goes when its last group goes. */
+int lane_intern(struct queue *q, const void *name, size_t length, uint32_t *lane)
+{
+    *lane = lane_find(q, name, length);
+    if (*lane == NONE && lane_new(q, name, length, lane) != Q_OK)
+        return Q_MEMORY;
+    return lane_room(q, *lane);
 }

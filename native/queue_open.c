@@ -416,6 +416,9 @@ static void let_go(struct queue *q)
     int *const descriptors[] = { &q->large_fd, &q->segments_fd, &q->directory_fd, &q->lock_fd };
 
     large_stop(q);
+    if (q->checkpoint.fd >= 0)
+        q->system.close(q->system.context, q->checkpoint.fd);
+    free(q->checkpoint.bytes);
     drop_segments(q, q->log);
     drop_segments(q, q->released);
     drop_segments(q, q->spare);
@@ -501,7 +504,7 @@ int queue_open(struct queue **out, const char *directory, const struct queue_opt
     q->system = system ? *system : queue_linux;
     q->options = *options;
     q->next_number = 1;
-    q->lock_fd = q->directory_fd = q->segments_fd = q->large_fd = q->event_fd = -1;
+    q->lock_fd = q->directory_fd = q->segments_fd = q->large_fd = q->event_fd = q->checkpoint.fd = -1;
     pthread_mutex_init(&q->lock, NULL);
     pthread_cond_init(&q->work, NULL);
     pthread_cond_init(&q->decided_some, NULL);
@@ -523,6 +526,7 @@ void queue_close(struct queue *q)
 {
     queue_commit(q);
     threads_stop(q);
+    checkpoint_last(q);
     let_go(q);
 }
 
@@ -545,6 +549,8 @@ void queue_counts(struct queue *q, struct queue_counts *out)
         .disk = q->segment_count * q->options.segment_bytes + q->large_living, .segments = q->segment_count,
         .damaged = q->damaged, .torn = q->torn,
         .pending = q->queued_bytes + (q->filling ? q->filling->used : 0), .index_bytes = q->index_bytes,
+        .checkpoint = q->checkpoint.size, .checkpoints_made = q->checkpoint.made,
+        .checkpoints_refused = q->checkpoint.refused, .replayed = q->checkpoint.replayed,
     };
     pthread_mutex_unlock(&q->lock);
 }

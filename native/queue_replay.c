@@ -142,9 +142,9 @@ static uint64_t room_at(const struct segment *segment, uint64_t at)
     return end > at ? end - at : 0;
 }
 
-static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes)
+static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes, uint64_t start)
 {
-    uint64_t at = SEGMENT_START, end = SEGMENT_START;
+    uint64_t at = start, end = start;
 
     while (at + RECORD_HEAD <= segment->limit) {
         int code;
@@ -163,6 +163,7 @@ static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t 
         end = at;
     }
     segment->used = end;
+    q->checkpoint.replayed += end - start;
     if (segment->limit < segment->size - SEGMENT_TAIL && end < segment->limit)
         q->damaged++; /* a later header knows that records stood up to the limit */
     else if (is_torn_at(bytes + end, segment->limit - end, segment))
@@ -170,7 +171,8 @@ static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t 
     return Q_OK;
 }
 
-static int replay_segment(struct queue *q, struct segment *segment)
+/* What stands before `start` is known. */
+static int replay_segment(struct queue *q, struct segment *segment, uint64_t start)
 {
     uint8_t *bytes = calloc(1, segment->size);
     int64_t got;
@@ -181,11 +183,11 @@ static int replay_segment(struct queue *q, struct segment *segment)
     /* What is read here is acted upon: it must not be in the cache alone. */
     got = q->system.sync_data(q->system.context, segment->fd);
     if (got >= 0)
-        got = q->system.read(q->system.context, segment->fd, bytes, segment->size, 0);
+        got = q->system.read(q->system.context, segment->fd, bytes + start, segment->size - start, start);
     if (got < 0)
         code = fail_with(q, Q_IO, "%s: segment %08x: %s", q->directory, segment->name, strerror((int)-got));
     else
-        code = replay_bytes(q, segment, bytes);
+        code = replay_bytes(q, segment, bytes, start);
     free(bytes);
     return code;
 }
@@ -210,15 +212,41 @@ static int settle_index(struct queue *q)
     return Q_OK;
 }
 
-/* Before: q->log is the chain of segments, oldest first, each with its limit. */
-int replay_all(struct queue *q)
+static int replay_from(struct queue *q, const struct position *from)
 {
     for (struct segment *segment = q->log; segment; segment = segment->next) {
-        int code = replay_segment(q, segment);
+        int code;
+        if (segment->generation < from->generation) {
+            segment->used = segment->limit;
+            continue;
+        }
+        code = replay_segment(q, segment, segment->generation == from->generation ? from->offset : SEGMENT_START);
         if (code != Q_OK)
             return code;
     }
     return Q_OK;
+}
+
+/* Before: q->log is the chain of segments, oldest first, each with its limit. After: the index says what the log says, and
+   q->taken is the log's end. Keeps I12, I13, I17. */
+int replay_all(struct queue *q)
+{
+    struct position from = { 0, 0, SEGMENT_START };
+    int code = restore_begin(q, &from);
+
+    if (code >= 0)
+        code = replay_from(q, &from);
+    if (code == Q_OK && from.generation && !restore_holds(q)) {
+        code = restore_undo(q);
+        from.generation = 0;
+        if (code == Q_OK)
+            code = replay_from(q, &from);
+    }
+    if (q->active)
+        q->taken = (struct position){ q->active->generation, q->active->stamp, q->active->used };
+    q->checkpoint.grown = q->checkpoint.replayed;
+    q->checkpoint.next_at = checkpoint_interval(q);
+    return code;
 }
 
 int replay_settle(struct queue *q)

@@ -129,7 +129,8 @@ class Collected(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """messages; recipients new, waiting and out; bytes; segment files; records skipped; tails cut; bytes not durable yet."""
+    """messages; recipients new, waiting and out; bytes; segment files; records skipped; tails cut; bytes not durable yet;
+    of the log read on opening, and of the checkpoint; checkpoints made since, and not used on opening."""
 
     messages: int
     new: int
@@ -142,6 +143,10 @@ class Counts(NamedTuple):
     torn: int
     bytes_pending: int
     bytes_index: int
+    bytes_replayed: int
+    bytes_checkpoint: int
+    checkpoints_made: int
+    checkpoints_refused: int
 
 
 class Staged:
@@ -187,10 +192,16 @@ class Store:
 
     @classmethod
     def open(
-        cls, directory: str, *, segment_bytes: int = SEGMENT_BYTES, large_bytes: int = LARGE_BYTES, create: bool = True
-    ) -> Store:
-        """Replay what is there. StoreError owner, format, locked, io, space, memory, limit; its text names the path."""
-        options = ffi.new("struct queue_options *", {"segment_bytes": segment_bytes, "create": create, "threads": 1})
+        cls, directory: str, *, segment_bytes: int = SEGMENT_BYTES, large_bytes: int = LARGE_BYTES, create: bool = True,
+        checkpoint_bytes: int = 0,
+    ) -> Store:  # fmt: skip
+        """Replay what is there. checkpoint_bytes: of log between two checkpoints, if not what the core thinks best.
+
+        StoreError owner, format, locked, io, space, memory, limit; its text names the path.
+        """
+        options = ffi.new("struct queue_options *", {
+            "segment_bytes": segment_bytes, "create": create, "threads": 1, "checkpoint_bytes": checkpoint_bytes,
+        })  # fmt: skip
         core, text = ffi.new("struct queue **"), ffi.new("char[512]")
         code = lib.queue_open(core, os.fsencode(directory), options, ffi.NULL, text, len(text))
         if code != lib.Q_OK:
@@ -400,7 +411,7 @@ class Store:
         lib.queue_counts(self._core, out)
         return Counts(
             out.messages, out.fresh, out.waiting, out.out, out.living, out.disk, out.segments, out.damaged, out.torn,
-            out.pending, out.index_bytes,
+            out.pending, out.index_bytes, out.replayed, out.checkpoint, out.checkpoints_made, out.checkpoints_refused,
         )  # fmt: skip
 
     # --- large messages
