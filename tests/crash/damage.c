@@ -1,5 +1,9 @@
-/* Segments that somebody damaged: bits flipped, ranges overwritten, files cut. Opening never fails for it, and every message that
-   no damage touched is there with its content. Usage: damage SEED ROUNDS. Prints "points N". */
+/* Files that somebody damaged: bits flipped, ranges overwritten, files cut. Opening never fails for it.
+   Usage: damage segments SEED ROUNDS: every message that no damage touched is there with its content.
+          damage checkpoint SEED STRIDE: one bit of every STRIDEth byte of a checkpoint, and cuts; it is never believed.
+          damage forged SEED ROUNDS: checkpoints with sound checksums that say anything; the core stays in its memory.
+   Prints "points N". */
+#include "crc32c.h"
 #include "model.h"
 
 #include <stdio.h>
@@ -18,6 +22,14 @@ static struct hurt hurts[HURTS_MOST];
 static uint32_t hurt_count;
 static uint64_t safe[ENTRIES];
 static size_t safe_count;
+
+static void say(const char *what, uint64_t seed, uint64_t round)
+{
+    static char text[64];
+
+    snprintf(text, sizeof text, "damage %s, seed %llu, %llu", what, (unsigned long long)seed, (unsigned long long)round);
+    doing = text;
+}
 
 static void hurt(uint8_t *bytes, uint64_t from, uint64_t to)
 {
@@ -136,25 +148,22 @@ static void look_after(void)
     }
     found = queue_list(q, 0, numbers, ENTRIES);
     for (size_t at = 0; at < found; at++) {
-        if (queue_show(q, numbers[at], &job) != Q_OK)
+        int code = queue_show(q, numbers[at], &job);
+        if (code == Q_DAMAGED)
+            queue_end(q, numbers[at]); /* the checkpoint knew it: somebody has to give it up */
+        if (code != Q_OK)
             continue;
         content_check(job.record + job.content_offset, job.content_length);
     }
     drain();
 }
 
-int main(int count, char **words)
+static uint64_t segments(uint64_t seed, uint64_t rounds)
 {
-    uint64_t seed, rounds, points = 0, kept = 0;
-    char text[64];
+    uint64_t kept = 0;
 
-    if (count != 3)
-        return 100;
-    seed = strtoull(words[1], NULL, 10);
-    rounds = strtoull(words[2], NULL, 10);
-    for (uint64_t round = 0; round < rounds; round++, points++) {
-        snprintf(text, sizeof text, "damage, seed %llu, round %llu", (unsigned long long)seed, (unsigned long long)round);
-        doing = text;
+    for (uint64_t round = 0; round < rounds; round++) {
+        say("segments", seed, round);
         start_over(seed + round % 16, seed * 1000 + round);
         run_workload();
         hurt_and_note();
@@ -167,6 +176,145 @@ int main(int count, char **words)
         let_go();
         disk_free(disk);
     }
-    printf("points %llu kept %llu\n", (unsigned long long)points, (unsigned long long)kept);
+    if (!kept)
+        broken("no message was left to look for", ENTRIES, rounds);
+    return rounds;
+}
+
+/* ---- checkpoints */
+
+/* A disk with a queue that was closed in an orderly way. */
+static struct disk *closed_queue(uint64_t seed)
+{
+    uint64_t *size;
+
+    start_over(seed, seed);
+    run_workload();
+    let_go();
+    forget_tickets();
+    if (!disk_bytes(disk, "/q/checkpoint", 0, &size) || *size < 400)
+        broken("there is no checkpoint to damage", ENTRIES, seed);
+    return disk;
+}
+
+static void expect_refused(void)
+{
+    if (open_and_compare())
+        broken("a damaged checkpoint is believed", ENTRIES, 0);
+    check();
+    let_go();
+    disk_free(disk);
+}
+
+static uint64_t checkpoint(uint64_t seed, uint64_t stride)
+{
+    struct disk *whole = closed_queue(seed);
+    uint64_t points = 0, *size;
+    uint8_t *bytes;
+
+    say("checkpoint", seed, 0);
+    disk = disk_clone(whole);
+    if (!open_and_compare())
+        broken("a whole checkpoint is not believed", ENTRIES, 0);
+    let_go();
+    disk_free(disk);
+    disk_bytes(whole, "/q/checkpoint", 0, &size);
+    for (uint64_t at = 0, length = *size; at < length; at += stride, points++) {
+        say("checkpoint", seed, at);
+        disk = disk_clone(whole);
+        bytes = disk_bytes(disk, "/q/checkpoint", 0, &size);
+        if (points % 8 == 7)
+            *size = at; /* cut */
+        else
+            bytes[at] ^= (uint8_t)(1u << disk_random(whole, 8));
+        expect_refused();
+    }
+    disk_free(whole);
+    return points;
+}
+
+/* The chunk (or the head) that `at` stands in gets the checksum that its bytes have now. */
+static void seal_again(uint8_t *bytes, uint64_t size, uint64_t at)
+{
+    uint64_t chunk = 72, length = 0;
+
+    if (at < 72) {
+        uint32_t sum = crc32c(crc32c(0, bytes, 12), bytes + 16, 56);
+        memcpy(bytes + 12, &sum, 4);
+        return;
+    }
+    for (; chunk + 32 <= size; chunk += length) {
+        length = field(bytes + chunk + 24, 4);
+        if (length < 32 || length > size - chunk)
+            return;
+        if (at < chunk + length) {
+            uint32_t sum = crc32c(0, bytes + chunk + 8, length - 8);
+            memcpy(bytes + chunk + 4, &sum, 4);
+            return;
+        }
+    }
+}
+
+/* Whatever it makes of it: it can be listed, read, handed out and ended. */
+static void use_it(void)
+{
+    static uint64_t numbers[ENTRIES];
+    struct queue_job job;
+    size_t found;
+
+    while (queue_due(q, INT64_MAX, QUEUE_FRESH, &job) == 1 || queue_due(q, INT64_MAX, QUEUE_RETRY, &job) == 1)
+        ;
+    found = queue_list(q, 0, numbers, ENTRIES);
+    for (size_t at = 0; at < found; at++) {
+        queue_show(q, numbers[at], &job);
+        queue_retry(q, numbers[at]);
+        queue_give_back(q, numbers[at]);
+        if (at % 2)
+            queue_end(q, numbers[at]);
+    }
+    settle();
+}
+
+static uint64_t forged(uint64_t seed, uint64_t rounds)
+{
+    struct disk *whole = closed_queue(seed);
+    uint64_t believed = 0, *size;
+
+    for (uint64_t round = 0; round < rounds; round++) {
+        uint8_t *bytes;
+        say("forged", seed, round);
+        disk = disk_clone(whole);
+        bytes = disk_bytes(disk, "/q/checkpoint", 0, &size);
+        for (uint64_t forgeries = 1 + disk_random(whole, 3); forgeries; forgeries--) {
+            uint64_t at = disk_random(whole, 4) ? 72 + disk_random(whole, *size - 72) : disk_random(whole, 72);
+            bytes[at] = (uint8_t)(disk_random(whole, 2) ? disk_random(whole, 256) : bytes[at] ^ (1u << disk_random(whole, 8)));
+            seal_again(bytes, *size, at);
+        }
+        if (open_queue() != Q_OK)
+            broken("a forged checkpoint keeps it from opening", ENTRIES, 0);
+        struct queue_counts counts;
+        queue_counts(q, &counts);
+        believed += !counts.checkpoints_refused;
+        use_it();
+        let_go();
+        disk_free(disk);
+    }
+    if (!believed)
+        broken("no forgery got past the first look", ENTRIES, rounds);
+    disk_free(whole);
+    return rounds;
+}
+
+int main(int count, char **words)
+{
+    uint64_t points, seed, much;
+
+    if (count != 4)
+        return 100;
+    seed = strtoull(words[2], NULL, 10);
+    much = strtoull(words[3], NULL, 10);
+    points = strcmp(words[1], "segments") == 0 ? segments(seed, much)
+             : strcmp(words[1], "checkpoint") == 0 ? checkpoint(seed, much) : forged(seed, much);
+    printf("points %llu\n", (unsigned long long)points);
     return 0;
 }

@@ -78,6 +78,11 @@ int disk_is_dead(const struct disk *disk)
     return disk->dead;
 }
 
+int disk_has_failed(const struct disk *disk)
+{
+    return disk->fail_at && disk->calls >= disk->fail_at;
+}
+
 uint64_t disk_calls(const struct disk *disk)
 {
     return disk->calls;
@@ -432,13 +437,65 @@ void disk_restart(struct disk *disk, enum disk_loss loss)
     disk_kill(disk);
 }
 
+static struct file *clone_of(struct disk *clone, struct file **files, struct file **clones, size_t *count, struct file *file)
+{
+    struct file *copy;
+
+    if (!file)
+        return NULL;
+    for (size_t at = 0; at < *count; at++)
+        if (files[at] == file)
+            return clones[at];
+    copy = new_file(clone);
+    files[*count] = file;
+    clones[(*count)++] = copy;
+    grow(copy, file->size);
+    copy->size = file->size;
+    copy->durable_size = file->durable_size;
+    copy->directory = file->directory;
+    memcpy(copy->path, file->path, PATH);
+    if (copy->room) {
+        memcpy(copy->now, file->now, file->room < copy->room ? file->room : copy->room);
+        memcpy(copy->durable, file->durable, file->room < copy->room ? file->room : copy->room);
+    }
+    return copy;
+}
+
+struct disk *disk_clone(const struct disk *disk)
+{
+    static struct file *files[FILES], *clones[FILES];
+    struct disk *clone = disk_new(1);
+    size_t count = 0;
+
+    for (size_t at = 0; at < disk->name_count; at++) {
+        struct name *name = &clone->names[clone->name_count];
+        if (!disk->names[at].now)
+            continue;
+        memcpy(name->path, disk->names[at].path, PATH);
+        name->now = name->durable = clone_of(clone, files, clones, &count, disk->names[at].now);
+        clone->name_count++;
+    }
+    return clone;
+}
+
+int disk_remove(struct disk *disk, const char *path)
+{
+    struct name *name = find_name(disk, path);
+    int there = name && name->now;
+
+    if (name)
+        name->now = name->durable = NULL;
+    return there;
+}
+
 uint8_t *disk_bytes(struct disk *disk, const char *directory, size_t which, uint64_t **size)
 {
     size_t length = strlen(directory);
 
     for (size_t at = 0; at < disk->name_count; at++) {
         const struct name *name = &disk->names[at];
-        if (name->now && strncmp(name->path, directory, length) == 0 && name->path[length] == '/' && which-- == 0) {
+        if (name->now && strncmp(name->path, directory, length) == 0 && (name->path[length] == '/' || !name->path[length]) &&
+            !name->now->directory && which-- == 0) {
             *size = &name->now->size;
             return name->now->now;
         }

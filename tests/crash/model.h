@@ -6,12 +6,17 @@
 
 #define SEGMENT (64u << 10)
 #define HEAD 32u /* of a content: what it is */
+#define RECORD_HEAD 40u
 #ifndef ENTRIES /* a test on a real disk sets its own sizes */
 #define ENTRIES 400
 #define OPS 4000
 #define COUNT_MAX 4
 #define LARGE_MOST 30000
 #define THREADS 0
+#endif
+
+#ifndef CHECKPOINT
+#define CHECKPOINT 20000 /* bytes of log between two */
 #endif
 
 enum kind { PLAIN, BOUNCE, FORWARD };
@@ -36,10 +41,15 @@ void recall(const struct fact *fact);
 /* Say which promise was broken, about which message, and abort. */
 void broken(const char *what, uint32_t id, uint64_t detail);
 void start_over(uint64_t workload_seed, uint64_t disk_seed);
+/* With `hurry`, the first call that fails is answered with a small message, and the power goes as soon as it is acknowledged. */
+extern int hurry;
 void run_workload(void);
 void step(uint32_t number);
 void settle(void);
 int open_queue(void);
+/* Open it, and see that it is what it is without its checkpoint. The answer is 1 if that served, 0 if there is none
+   or it did not fit. Before: the disk is as a restart leaves it. */
+int open_and_compare(void);
 void let_go(void);
 /* Close it and open it again: an idle exit. */
 void come_and_go(void);

@@ -1,7 +1,8 @@
 """The queue core dies at every system call, meets every failure, reads every damage, and keeps what it promised.
 
 The core is built with the address and undefined-behaviour sanitizers, over a simulated disk (disk.c), beside a model
-of what was promised (model.c). A broken promise or a sanitizer's finding ends the program with a word about it.
+of what was promised (model.c). After every crash it is opened with its checkpoint and without, and must be the same.
+A broken promise or a sanitizer's finding ends the program with a word about it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ FLAGS = [
     "-fno-sanitize-recover", "-Wall", "-Wextra", "-Werror", "-pthread",
 ]  # fmt: skip
 WORKLOADS = {"eio": range(1, 3), "enospc": range(1, 3), "dying": range(1, 3), "full": range(1, 3)}
-POINTS_EACH = 200  # a workload makes more calls than this; fewer tried means that the workload broke off
-SECONDS = 100
+POINTS_EACH = 300  # a workload makes more calls than this; fewer tried means that the workload broke off
+SERVED_PART = 3  # at one point in so many the store must have opened with a checkpoint
+SECONDS = 300
 
 Record = Callable[[str, object], None]
 
@@ -44,18 +46,27 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return into
 
 
-def points_of(program: pathlib.Path, *words: object) -> int:
-    """Run it; return the number of points it tried, or fail with what it said."""
+def numbers_of(program: pathlib.Path, *words: object) -> dict[str, int]:
+    """Run it; return the numbers it prints behind their names, or fail with what it said."""
     done = subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
-    return int(done.stdout.split()[1])
+    said = done.stdout.split()
+    return {name: int(number) for name, number in zip(said[::2], said[1::2], strict=True)}
 
 
 def tried(built: pathlib.Path, mode: str, record: Record) -> None:
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda seed: points_of(built / "crash", mode, seed, 1, 1), WORKLOADS.get(mode, range(1, 4))))
-    assert min(found) >= POINTS_EACH
-    record(f"points {mode}", sum(found))
+        found = list(pool.map(lambda seed: numbers_of(built / "crash", mode, seed, 1, 1), WORKLOADS.get(mode, range(1, 4))))
+    assert min(each["points"] for each in found) >= POINTS_EACH
+    assert all(each["served"] * SERVED_PART >= each["points"] for each in found)
+    record(f"points {mode}", sum(each["points"] for each in found))
+
+
+def damaged(built: pathlib.Path, what: str, much: int, record: Record) -> int:
+    with ThreadPoolExecutor(2) as pool:
+        points = sum(pool.map(lambda seed: numbers_of(built / "damage", what, seed, much)["points"], (1, 101)))
+    record(f"points damaged {what}", points)
+    return points
 
 
 @pytest.mark.parametrize("mode", ["lost", "kept", "torn"])
@@ -75,6 +86,12 @@ def test_power_lost_soon_after_a_call_has_failed_breaks_no_promise(built: pathli
     tried(built, "faltering", record_property)
 
 
+def test_a_message_acknowledged_right_after_a_call_has_failed_survives_the_power_cut_that_follows(
+    built: pathlib.Path, record_property: Record
+) -> None:
+    tried(built, "hurried", record_property)
+
+
 @pytest.mark.parametrize("mode", ["eio", "enospc"])
 def test_any_call_failing_once_breaks_no_promise(built: pathlib.Path, mode: str, record_property: Record) -> None:
     tried(built, mode, record_property)
@@ -90,7 +107,14 @@ def test_a_disk_that_fails_from_some_call_on_breaks_no_promise_and_is_used_again
 def test_damaged_segments_cost_only_the_records_that_were_touched(
     built: pathlib.Path, record_property: Record
 ) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda seed: points_of(built / "damage", seed, 200), (1, 101)))
-    record_property("points damage", sum(found))
-    assert sum(found) == 400
+    assert damaged(built, "segments", 200, record_property) == 400
+
+
+def test_a_damaged_checkpoint_is_not_believed_and_costs_nothing_but_time(
+    built: pathlib.Path, record_property: Record
+) -> None:
+    assert damaged(built, "checkpoint", 2, record_property) > 1000
+
+
+def test_a_forged_checkpoint_leads_to_no_bad_access(built: pathlib.Path, record_property: Record) -> None:
+    assert damaged(built, "forged", 500, record_property) == 1000
