@@ -344,6 +344,8 @@ int queue_done(struct queue *q, uint64_t number, const uint32_t *indexes, uint32
     const uint32_t *kept;
     int code;
 
+    if (undone == 0 && state_is_over(message))
+        return end_message(q, message); /* there was no memory to say so before */
     if (undone <= 0)
         return (int)undone;
     kept = (uint32_t *)(void *)q->buffer;

@@ -188,7 +188,7 @@ struct queue {
     struct heap unplanned; /* groups of no lane that wait */
     struct lane *lanes;
     uint32_t *lane_buckets, *asleep;
-    uint32_t lane_room, lane_used, lane_free, lane_bucket_count, lane_limit;
+    uint32_t lane_room, lane_used, lane_free, lane_bucket_count, lane_limit, lane_seed;
     uint32_t asleep_used, turn_first, turn_last;
     int64_t woken;
     uint64_t fresh, waiting, out, unborn, living, large_living, damaged, torn; /* unborn: recipients not durable yet */

@@ -10,6 +10,8 @@ int lanes_start(struct queue *q)
     q->lane_buckets = malloc(q->lane_bucket_count * sizeof *q->lane_buckets);
     q->group_free = q->lane_free = q->turn_first = q->turn_last = NONE;
     q->woken = INT64_MIN;
+    if (q->system.random(q->system.context, &q->lane_seed, sizeof q->lane_seed) < 0)
+        q->lane_seed = 0; /* slower against an enemy, not wrong */
     if (!q->lane_buckets)
         return Q_MEMORY;
     memset(q->lane_buckets, 0xff, q->lane_bucket_count * sizeof *q->lane_buckets);
@@ -348,13 +350,14 @@ void group_free(struct queue *q, uint32_t group)
 
 /* ---- lane names */
 
+/* FNV-1a from a start of our own, its halves folded: strangers choose the names of lanes, and must not choose their bucket. */
 static uint32_t *lane_bucket(struct queue *q, const uint8_t *name, size_t length)
 {
-    uint32_t hash = 2166136261u;
+    uint32_t hash = q->lane_seed;
 
     for (size_t at = 0; at < length; at++)
         hash = (hash ^ name[at]) * 16777619u;
-    return &q->lane_buckets[hash & (q->lane_bucket_count - 1)];
+    return &q->lane_buckets[(hash ^ hash >> 16) & (q->lane_bucket_count - 1)];
 }
 
 uint32_t lane_find(struct queue *q, const void *name, size_t length)
