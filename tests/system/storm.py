@@ -150,13 +150,13 @@ class House:
         return Plan(name, messages, kinds, door, self.one.place.ipv4, sessions, seed=self.storm.seed, seconds=3600)
 
     def start(self) -> None:
-        """Nine tenths by SMTP and QMQP from outside; what is sent inside is more work a message."""
+        """Nine tenths by SMTP; the other two doors have so few sessions that they too last for the whole storm."""
         total, sessions = self.storm.messages, self.storm.sessions
         self.inside_share = total // 20
         qmqp = total // 20
         smtp = total - qmqp - self.inside_share
         self.loads = [Load.outside(self.client, self._plan("smtp", "smtp", smtp, sessions)),
-                      Load.outside(self.client, self._plan("qmqp", "qmqp", qmqp, max(2, sessions // 5)))]  # fmt: skip
+                      Load.outside(self.client, self._plan("qmqp", "qmqp", qmqp, max(1, sessions // 20)))]  # fmt: skip
         self._inside: list[Load] = []
         self.send_inside()
 
@@ -165,7 +165,7 @@ class House:
         left = self.inside_share - sum(load.accepted() for load in self._inside)
         if left > 0:
             name = f"sendmail{len(self._inside)}"
-            self._inside.append(Load.inside(self.one, self._plan(name, "sendmail", left, 2)))
+            self._inside.append(Load.inside(self.one, self._plan(name, "sendmail", left, max(1, self.storm.sessions // 20))))
 
     @property
     def all_loads(self) -> list[Load]:
