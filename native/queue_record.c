@@ -164,6 +164,8 @@ int segment_head_take(const uint8_t *head, struct segment *segment)
     if (take64(head + 32) < Q_SEGMENT_MIN || take64(head + 32) > Q_SEGMENT_MAX || take64(head + 32) % 4096 ||
         take64(head + 16) == 0 || take64(head + 16) >> 62 || take64(head + 64) >> 62)
         return 0; /* 62 bits: no disk lasts that long, so these counters never wrap */
+    if (take64(head + 40) >= take64(head + 16) || take64(head + 56) > take64(head + 16))
+        return 0; /* nothing is behind what comes later, and no segment makes itself void */
     segment->size = take64(head + 32);
     segment->generation = take64(head + 16);
     segment->stamp = take64(head + 24);

@@ -96,6 +96,7 @@ def header(data: bytes) -> Header | None:
     if version != VERSION:
         return found
     is_sound = SIZE_LEAST <= found.size <= SIZE_MOST and found.size % 4096 == 0
+    is_sound = is_sound and found.previous < found.generation and found.oldest <= found.generation
     return found if is_sound and found.generation and not (found.generation | found.next_number) >> 62 else None
 
 
