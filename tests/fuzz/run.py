@@ -17,7 +17,7 @@ from typing import NamedTuple
 from . import building, growth
 
 FINDINGS = building.BUILD / "findings"
-LIMITS = ["-timeout=25", "-rss_limit_mb=1024", "-max_len=4096", "-print_final_stats=1"]
+LIMITS = ["-timeout=25", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1"]
 _EXECUTED = re.compile(rb"stat::number_of_executed_units: (\d+)")
 _COVERED = re.compile(rb"cov: (\d+) ft: (\d+)")
 _WRITTEN = re.compile(rb"Test unit written to (\S+)")
