@@ -21,7 +21,7 @@ FLAGS = [
     "-fno-sanitize-recover", "-Wall", "-Wextra", "-Werror", "-pthread",
 ]  # fmt: skip
 WORKLOADS = {"eio": range(1, 3), "enospc": range(1, 3), "dying": range(1, 3), "full": range(1, 3)}
-POINTS_EACH = 300  # a workload makes more calls than this; fewer tried means that the workload broke off
+POINTS_EACH = 250  # a workload makes more calls than this; fewer tried means that the workload broke off
 SERVED_PART = 3  # at one point in so many the store must have opened with a checkpoint
 SECONDS = 300
 
