@@ -308,8 +308,23 @@ def one(text: bytes) -> Address:
         if len(found) != 1:
             raise AddressError("expected one address")
         return found[0]
-    local, at, host = text.rpartition(b"@")
-    return _checked(Address(local, host) if at else Address(host, None))
+    address = _checked(of_path(text))
+    if not is_host(address.host or b""):
+        raise AddressError("expected a host name after @")
+    return address
+
+
+def of_path(path: bytes) -> Address:
+    """Return the address that an envelope holds as this."""
+    local, at, host = path.rpartition(b"@")
+    return Address(local, host) if at else Address(host, None)
+
+
+def is_host(text: bytes) -> bool:
+    """Return whether this may stand behind an @: a name, or a literal in its brackets."""
+    if text.startswith(b"[") and text.endswith(b"]"):
+        return not _NOT_IN_A_LITERAL.search(text[1:-1])
+    return not _NOT_A_HOST.search(text)
 
 
 def render(name: bytes, items: list[Item]) -> bytes:

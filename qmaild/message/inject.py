@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from qmaild.message import fields
 from qmaild.message.address import MAX_ADDRESS
-from qmaild.message.addresslist import Address, AddressError, Hosts, Item, one, parse, render
+from qmaild.message.addresslist import Address, AddressError, Hosts, Item, is_host, of_path, one, parse, render
 from qmaild.message.dates import field_date
 from qmaild.message.invocation import Invocation
 
@@ -66,7 +66,10 @@ class Composed:
 
 
 def where(invocation: Invocation, hosts: Hosts, idhost: bytes, maxhops: int) -> Where:
-    """Return the settings with the caller's variables put over them."""
+    """Return the settings with the caller's variables put over them. Unacceptable if those are no host names."""
+    for name in ("QMAILDEFAULTHOST", "QMAILDEFAULTDOMAIN", "QMAILPLUSDOMAIN", "QMAILIDHOST"):
+        if not is_host(invocation.variable(name)):
+            raise Unacceptable(f"{name} is no host name")
     chosen = Hosts(
         invocation.variable("QMAILDEFAULTHOST") or hosts.defaulthost,
         invocation.variable("QMAILDEFAULTDOMAIN") or hosts.defaultdomain,
@@ -201,6 +204,8 @@ def _identity(invocation: Invocation, account: bytes) -> Address:
 def _clean(address: Address) -> Address:
     if any(byte in b"\r\n\0" for byte in address.path):
         raise Unacceptable("a variable that names the sender holds a line end")
+    if not is_host(address.host or b""):
+        raise Unacceptable("a variable that names the sender's host holds what no host name can")
     return address
 
 
@@ -261,7 +266,7 @@ def _followup(section: _Section, invocation: Invocation) -> Iterable[bytes]:
     if section.is_resent or b"mail-followup-to" in section.names:
         return
     if any(path.lower() in lists for path in section.followers):
-        everybody: list[Item] = [one(path) for path in section.followers]
+        everybody: list[Item] = [of_path(path) for path in section.followers]
         yield render(b"Mail-Followup-To", everybody)
 
 

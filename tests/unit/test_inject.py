@@ -70,6 +70,18 @@ def test_a_line_end_in_a_user_name_is_refused() -> None:
         composed(b"", "r@r.r", USER="a\nX-Evil: 1")
 
 
+@pytest.mark.parametrize("name", ["QMAILHOST", "QMAILSHOST", "QMAILDEFAULTHOST", "QMAILDEFAULTDOMAIN", "QMAILIDHOST"])
+@pytest.mark.parametrize("host", ["a b", "a[b", "a>b", "a\nX-Evil: 1"])
+def test_a_host_name_that_can_be_none_is_refused(name: str, host: str) -> None:
+    with pytest.raises(inject.Unacceptable):
+        composed(b"", "r@r.r", USER="joe", **{name: host})
+
+
+def test_a_sender_whose_host_can_be_none_is_refused() -> None:
+    with pytest.raises(inject.Unacceptable):
+        composed(b"", "-f", "a@b[c", "r@r.r")
+
+
 def test_bcc_return_path_and_content_length_go_and_count() -> None:
     found = composed(ALL + b"Bcc: hidden@b.b\nReturn-Path: <back@p.p>\nContent-Length: 9\nResent-Bcc-Not: x\n")
     assert found.section == ALL + b"Resent-Bcc-Not: x\n\n"
@@ -177,6 +189,8 @@ def test_mail_followup_to_lists_everybody_when_a_list_is_addressed() -> None:
     found = composed(section, QMAILMFTFILE="# mine\nlist@l.l  \n").section
     assert b"\nMail-Followup-To: b@b.b, LIST@l.l, c@c.c\n" in found
     assert b"Mail-Followup-To" not in composed(section, QMAILMFTFILE="other@l.l\n").section
+    quoted = composed(b'To: "a(b"@b.b, list@l.l\n', QMAILMFTFILE="list@l.l\n").section
+    assert b'\nMail-Followup-To: list@l.l, "a(b"@b.b\n' in quoted
     already = composed(section + b"Mail-Followup-To: x@x.x\n", QMAILMFTFILE="list@l.l\n").section
     assert already.count(b"Mail-Followup-To") == 1
 
