@@ -210,7 +210,7 @@ def _phrase(value: bytes, tokens: list[_Token]) -> bytes:
     text = _SPACE.sub(b" ", value[tokens[0].start : tokens[-1].end])
     if any(token.kind == b"@" for token in tokens):
         # joe@x <joe@x>: a name that needs quotes.
-        text = b'"' + text.replace(b"\\", b"").replace(b'"', b"") + b'"'
+        text = b'"' + _SPACE.sub(b" ", text.replace(b"\\", b"").replace(b'"', b"")) + b'"'
     return text
 
 

@@ -158,6 +158,11 @@ def test_lists_are_written_with_their_names_and_comments(value: bytes, expected:
     assert rewritten(value) == expected
 
 
+def test_a_name_with_an_at_and_a_quoted_blank_is_written_the_same_again() -> None:
+    first = rewritten(b"a \\ b@c <d@e.f>")
+    assert rewritten(fields.value_of(first)) == first
+
+
 def test_long_lists_are_folded_after_commas() -> None:
     lines = rewritten(b", ".join(b"somebody%d@example.org" % n for n in range(20))).split(b"\n")
     assert all(len(line) <= 80 for line in lines)
