@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from qmaild.queue.store import Store
+from qmaild.runtime import poller
 
 Decided = Callable[[bool], None]
 
@@ -15,7 +16,6 @@ class Commits:
     """One commit for all that was appended in a loop tick. on_durable runs after each round of decisions."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, store: Store) -> None:
-        self._loop = loop
         self._store = store
         self._fresh: list[Decided] = []
         self._waiting: deque[tuple[int, list[Decided]]] = deque()
@@ -24,7 +24,8 @@ class Commits:
         self.staged: dict[int, Decided] = {}  # large files whose own sync is under way
         self.on_durable: Callable[[], None] = lambda: None
         self.on_failure: Callable[[], None] = lambda: None
-        loop.add_reader(store.eventfd, self._collect)
+        self._poller = poller.of(loop)
+        self._poller.watch(store.eventfd, self, poller.READ)
 
     @property
     def is_waiting(self) -> bool:
@@ -34,7 +35,7 @@ class Commits:
         """Something was appended: commit at the end of this tick, with all else the tick brings."""
         if not self._kicked:
             self._kicked = True
-            self._loop.call_soon(self._commit)
+            self._poller.at_end(self._commit)
 
     def wait(self, decided: Decided) -> None:
         """Call decided(is_durable) for what was just appended."""
@@ -48,7 +49,11 @@ class Commits:
             self._waiting.append((ticket, self._fresh))
             self._fresh = []
 
-    def _collect(self) -> None:
+    def writable(self) -> None:
+        """Nobody waits for that."""
+
+    def readable(self) -> None:
+        """The core has decided something."""
         collected = self._store.collect()
         while self._waiting and self._waiting[0][0] <= collected.durable:
             ticket, waiting = self._waiting.popleft()

@@ -17,7 +17,7 @@ from typing import Any
 from qmaild.protocol import frames
 from qmaild.queue.commits import Commits
 from qmaild.queue.store import FRESH, LANE_BYTES, RETRY, Job, Store, StoreError
-from qmaild.runtime import system
+from qmaild.runtime import poller, system
 from qmaild.runtime.channel import Channel
 
 # The first of a burst goes out at once, what comes within this time behind it as one batch: a lone message waits for
@@ -74,6 +74,8 @@ class Manager:
         self._unrecorded: list[Any] = []  # answers that the store could not take in yet
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._poller = poller.of(loop)
+        self._is_looking_soon = False
         self._paced = 0.0  # nothing more is handed out before this time of the loop
         self._idle: asyncio.TimerHandle | None = None
         self.is_stopping = False
@@ -92,7 +94,11 @@ class Manager:
 
     def wake(self) -> None:
         """New messages are durable, or something was made due, or there is room again: look, at our pace."""
-        self._look_in(max(0.0, self._paced - self._loop.time()))
+        left = self._paced - self._loop.time()
+        if left > 0:
+            self._look_in(left)
+        else:
+            self._look_soon()
 
     def close(self, seconds: int) -> None:
         """Let go of send, which has so many seconds to answer what is in flight; what else is out is due again."""
@@ -115,6 +121,18 @@ class Manager:
             self._timer.cancel()
         self._timer_at = at
         self._timer = self._loop.call_at(at, self._look)
+
+    def _look_soon(self) -> None:
+        """Look at the end of this turn, not at the beginning of the next."""
+        if not self._is_looking_soon:
+            self._is_looking_soon = True
+            self._poller.at_end(self._look_at_end)
+
+    def _look_at_end(self) -> None:
+        self._is_looking_soon = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look()
 
     def _look(self) -> None:
         self._timer = None

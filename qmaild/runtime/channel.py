@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from qmaild.protocol import frames, netstring
+from qmaild.runtime import poller
+from qmaild.runtime.poller import READ, WRITE
 
 EARLY_BYTES = 16 << 10  # a burst leaves in pieces of this size, so that the peer works beside us and not after us
 READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
@@ -52,7 +54,7 @@ class Channel:
     """
 
     __slots__ = (
-        "_descriptors", "_flushing", "_loop", "_max_descriptors", "_on_close", "_on_frame", "_paused", "_queue",
+        "_descriptors", "_flushing", "_loop", "_max_descriptors", "_on_close", "_on_frame", "_paused", "_poller", "_queue",
         "_reader", "_sock", "_writing", "on_drained", "peer", "queued", "state",
     )  # fmt: skip
 
@@ -74,7 +76,8 @@ class Channel:
         self.peer = peer_of(sock)
         self.state: Any = None  # whatever the owner keeps for this connection
         self.on_drained: Callable[[], None] | None = None  # the peer has taken everything: writers may go on
-        loop.add_reader(sock.fileno(), self._readable)
+        self._poller = poller.of(loop)
+        self._watch()
 
     @property
     def is_open(self) -> bool:
@@ -96,7 +99,7 @@ class Channel:
             return
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._poller.at_end(self._flush)
         elif self.queued >= EARLY_BYTES:
             self._write()
 
@@ -112,12 +115,15 @@ class Channel:
         """Read nothing more until resume(): how an owner with a full window pushes back."""
         if not self._paused and self.is_open:
             self._paused = True
-            self._loop.remove_reader(self._sock.fileno())
+            self._watch()
 
     def resume(self) -> None:
         if self._paused and self.is_open:
             self._paused = False
-            self._loop.add_reader(self._sock.fileno(), self._readable)
+            self._watch()
+
+    def _watch(self) -> None:
+        self._poller.watch(self._sock.fileno(), self, (0 if self._paused else READ) | (WRITE if self._writing else 0))
 
     def close(self) -> None:
         """End the connection now; what was not yet taken is dropped. on_close runs once."""
@@ -127,10 +133,7 @@ class Channel:
             self._flush()
             if not self.is_open:
                 return
-        number = self._sock.fileno()
-        self._loop.remove_reader(number)
-        if self._writing:
-            self._loop.remove_writer(number)
+        self._poller.forget(self._sock.fileno())
         self._sock.close()
         for _, descriptor in self._queue:
             if descriptor >= 0:
@@ -142,7 +145,7 @@ class Channel:
         self.queued = 0
         self._on_close(self)
 
-    def _readable(self) -> None:
+    def readable(self) -> None:
         try:
             # Without room for them descriptors never reach our table: closing a stranger's file may take as long as he likes.
             room = _ANCILLARY if self._max_descriptors else 0
@@ -181,6 +184,9 @@ class Channel:
             self._loop.call_exception_handler({"message": f"a {type(frame).__name__} came to nothing", "exception": error})
         return self.is_open
 
+    def writable(self) -> None:
+        self._flush()
+
     def _flush(self) -> None:
         """What a tick has collected leaves; then, and never from within send(), the owner hears that all is gone."""
         self._flushing = False
@@ -217,7 +223,7 @@ class Channel:
                 return
         if self._writing and self.is_open:
             self._writing = False
-            self._loop.remove_writer(self._sock.fileno())
+            self._watch()
 
     def _next_batch(self) -> tuple[bytes, int]:
         """Take the frames that may leave together: all up to one with a descriptor, which leaves alone."""
@@ -234,4 +240,4 @@ class Channel:
     def _wait_until_writable(self) -> None:
         if not self._writing:
             self._writing = True
-            self._loop.add_writer(self._sock.fileno(), self._flush)
+            self._watch()

@@ -1,17 +1,20 @@
-"""Many sockets in an epoll set of their own, which the loop watches as one. Knows descriptors and readiness.
+"""The sockets of a service in one epoll set, which the loop watches as one, and what is done at the end of a turn.
 
-asyncio makes a handle, a key and a call through a context for each socket that is ready. A door's sessions get one of
-each between them, and a call of their own.
+asyncio makes a handle, a key and a call through a context for each socket that is ready, and another pass through the
+loop for what is put off to the end. Here a turn serves all sockets that are ready with one plain call each, and then
+does what they have put off: frames leave, appended records are committed. A lone message saves a pass a hop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Protocol
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 A_TURN = 256  # sockets served before the loop looks at its other work
+_PLACE = "qmaild_poller"  # in the loop's own dictionary: it goes when the loop goes
 
 
 class Watched(Protocol):
@@ -28,10 +31,15 @@ class Poller:
         self.loop = loop
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[Watched, int]] = {}
+        self._ending: list[Callable[[], None]] = []
+        self._is_turning = False
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     def watch(self, number: int, who: Watched, events: int) -> None:
-        """Call who when the descriptor is ready for events: READ, WRITE or both."""
+        """Call who when the descriptor is ready for events: READ, WRITE or both; 0 forgets it."""
+        if not events:
+            self.forget(number)
+            return
         if number in self._watched:
             self._epoll.modify(number, events)
         else:
@@ -43,18 +51,40 @@ class Poller:
         if self._watched.pop(number, None) is not None:
             self._epoll.unregister(number)
 
-    def close(self) -> None:
-        """Let go of the set itself."""
-        self.loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call once when everything that is ready now has been served, but before anything new is waited for."""
+        if self._is_turning:
+            self._ending.append(call)
+        else:
+            self.loop.call_soon(call)
 
     def _turn(self) -> None:
         watched = self._watched
+        self._is_turning = True
         for number, ready in self._epoll.poll(0, A_TURN):
             if number not in watched:
                 continue  # forgotten in this very turn
             who, events = watched[number]
             if ready & ~WRITE and events & READ:
-                who.readable()
+                self._call(who.readable)
             if ready & ~READ and events & WRITE and number in watched:
-                who.writable()
+                self._call(who.writable)
+        while self._ending:
+            ending, self._ending = self._ending, []
+            for call in ending:
+                self._call(call)
+        self._is_turning = False
+
+    def _call(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # a fault of ours costs whom it is about, not those that stand behind
+            self.loop.call_exception_handler({"message": "what a socket brought came to nothing", "exception": error})
+
+
+def of(loop: asyncio.AbstractEventLoop) -> Poller:
+    """Return the loop's poller."""
+    found: Poller | None = loop.__dict__.get(_PLACE)
+    if found is None:
+        found = loop.__dict__[_PLACE] = Poller(loop)
+    return found

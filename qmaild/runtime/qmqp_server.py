@@ -12,9 +12,8 @@ from qmaild.control.settings import Settings
 from qmaild.message import trace
 from qmaild.policy import qmqp as policy
 from qmaild.protocol import frames, netstring, qmqp
-from qmaild.runtime import doors, journal
+from qmaild.runtime import doors, journal, poller
 from qmaild.runtime.intake import Draft, Intake
-from qmaild.runtime.poller import Poller
 from qmaild.runtime.stream import Stream
 
 
@@ -26,7 +25,7 @@ class Server:
         on_count: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.loop = loop
-        self.poller = Poller(loop)
+        self.poller = poller.of(loop)
         self.settings = settings
         self.intake = intake
         self.sessions = doors.Sessions(loop, on_count, lambda: self.settings.timeoutsmtpd)

@@ -25,10 +25,9 @@ from qmaild.protocol import frames
 from qmaild.protocol.smtp import events as asked
 from qmaild.protocol.smtp import replies, session
 from qmaild.protocol.smtp.replies import Reply
-from qmaild.runtime import doors, journal
+from qmaild.runtime import doors, journal, poller
 from qmaild.runtime.intake import Draft, Intake
 from qmaild.runtime.lookup import Lookup
-from qmaild.runtime.poller import Poller
 from qmaild.runtime.stream import Stream
 
 MAX_BUFFERED = 64 << 10  # commands read ahead while an answer is awaited
@@ -46,7 +45,7 @@ class Server:
         on_count: Callable[[int], None], share: int = 1,
     ) -> None:  # fmt: skip
         self.loop = loop
-        self.poller = Poller(loop)
+        self.poller = poller.of(loop)
         self.intake = intake
         self.lookup = lookup
         self._share = share

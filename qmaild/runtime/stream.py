@@ -7,6 +7,7 @@ takes to begin and to end a connection: a session of one message costs half as m
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from typing import Any, Protocol
 
@@ -78,10 +79,7 @@ class Stream(asyncio.Transport):
     def _watch(self) -> None:
         """Wait for what there is to wait for: a client that is not read from may still end its connection."""
         events = (READ if self._is_reading else 0) | (WRITE if self._unwritten else 0)
-        if events:
-            self._poller.watch(self._number, self, events)
-        else:
-            self._poller.forget(self._number)
+        self._poller.watch(self._number, self, events)
 
     def write(self, data: Any) -> None:
         """Send now what the kernel takes, the rest when it takes more. After close() nothing is taken."""
@@ -127,7 +125,7 @@ class Stream(asyncio.Transport):
         self._number = -1
         self._unwritten = b""
         self._sock.close()
-        self._poller.loop.call_soon(self._owner.connection_lost, error)
+        self._poller.at_end(functools.partial(self._owner.connection_lost, error))
 
     def readable(self) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from qmaild.message import bounce, header
 from qmaild.protocol import frames
-from qmaild.runtime import journal, paths
+from qmaild.runtime import journal, paths, poller
 from qmaild.runtime.caller import Caller
 from qmaild.runtime.channel import Channel
 from qmaild.runtime.service import Service, run
@@ -186,7 +186,7 @@ class Send:
     def _collect(self, command: frames.Done) -> None:
         """Recipients of one message that are served within a tick leave in one frame."""
         if not self._done:
-            self._service.loop.call_soon(self._flush)
+            poller.of(self._service.loop).at_end(self._flush)
         self._done.setdefault(command.number, []).extend(command.indexes)
 
     def _flush(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from qmaild.protocol import frames
+from qmaild.runtime import poller
 from qmaild.runtime.channel import Channel
 
 
@@ -34,6 +35,7 @@ class End:
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.SelectorEventLoop()
+    poller.of(loop)  # made once, before descriptors are counted
     yield loop
     loop.close()
 

@@ -93,7 +93,6 @@ class House:
         if self.channel:
             self.channel.close()
         self.loop.remove_reader(self.listener.fileno())
-        self.loop.remove_reader(self.store.eventfd)
         self.listener.close()
         self.store.close()
         self.loop.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qmaild.runtime.poller import Poller
+from qmaild.runtime import poller
 from qmaild.runtime.stream import HIGH_WATER, READ_BYTES, Stream
 
 from .processes import SECONDS
@@ -53,7 +53,7 @@ class Bench:
             sock, _ = listener.accept()
         self.peer.settimeout(SECONDS)
         self.owner = Owner()
-        self.poller = Poller(self.loop)
+        self.poller = poller.of(self.loop)
         self.stream = Stream(self.poller, sock, self.owner)
 
     def until(self, is_so: Callable[[], bool]) -> None:
