@@ -89,7 +89,7 @@ class House:
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
     def close(self) -> None:
-        self.manager.close()
+        self.manager.close(0.0)
         if self.channel:
             self.channel.close()
         self.loop.remove_reader(self.listener.fileno())
