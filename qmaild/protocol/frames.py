@@ -420,16 +420,19 @@ def encode(frame: Frame) -> bytes:
     """Return the frame as the bytes of one netstring."""
     _, head, fields = _BY_KIND[type(frame)]
     numbers: list[int] = []
-    parts = [b""]
+    parts = [b"", b""]
+    size = 0
     for field, value in zip(fields, frame, strict=True):
         if field is not None:
             value = field[0](value)
             parts.append(value)
             value = len(value)
+            size += value
         numbers.append(value)
-    parts[0] = head % tuple(numbers)
-    payload = b"".join(parts)
-    return b"%d:%b," % (len(payload), payload)
+    parts[1] = head % tuple(numbers)
+    parts[0] = b"%d:" % (size + len(parts[1]))
+    parts.append(b",")
+    return b"".join(parts)
 
 
 def decode(payload: bytes) -> Any:

@@ -67,11 +67,13 @@ class Scanner:
         """Return a piece (which cuts no CR LF in two) in stored form; empty once there is a problem."""
         if self.problem is not None:
             return b""
-        text = piece.replace(b"\r\n", b"\n")
-        if b"\r" in text or text.count(b"\n") != len(piece) - len(text):
+        lines = piece.split(b"\r\n")
+        bare = b"".join(lines)  # looking for what must not be there is much faster than counting what is
+        if b"\r" in bare or b"\n" in bare:
             self.problem = Problem.BARE_LINE_END
             return b""
-        if b"\n." in text:
+        text = b"\n".join(lines)
+        if b"\r\n." in piece:
             text = text.replace(b"\n.", b"\n")
         self.size += len(text)
         if self._limit and self.size > self._limit:
