@@ -120,6 +120,7 @@ struct queue_system {
     int64_t (*write)(void *, int fd, const void *bytes, size_t length, uint64_t offset);
     int (*sync_data)(void *, int fd);                /* fdatasync */
     int (*sync)(void *, int fd);                     /* fsync; a directory too */
+    int (*push)(void *, int fd);                     /* begin to write it out and wait for nothing; NULL: cannot */
     int (*reserve)(void *, int fd, uint64_t length); /* fallocate from 0 */
     int (*unlink)(void *, const char *path);
     int (*rename)(void *, const char *from, const char *to);

@@ -105,21 +105,28 @@ int queue_stage_sync(struct queue *q, uint64_t number)
     return Q_OK;
 }
 
-/* On the preparer, under the lock but for the syncs. */
+/* On the preparer, under the lock but for the syncs. All files that wait are synced together: their writing overlaps, one
+   commit of the file system covers several, and one sync of the directory has all their names. */
 void large_sync_step(struct queue *q)
 {
-    struct staged *staged = q->sync_jobs;
+    struct staged *first = q->sync_jobs, **end = &first;
     int error;
 
-    q->sync_jobs = staged->next_job;
+    q->sync_jobs = NULL;
     pthread_mutex_unlock(&q->lock);
-    error = q->system.sync(q->system.context, staged->fd);
-    if (error >= 0)
-        error = q->system.sync(q->system.context, q->large_fd);
+    for (struct staged *staged = first; staged && q->system.push; staged = staged->next_job)
+        q->system.push(q->system.context, staged->fd);
+    for (struct staged *staged = first; staged; staged = staged->next_job) {
+        error = q->system.sync(q->system.context, staged->fd);
+        staged->error = error < 0 ? error : 0;
+    }
+    error = q->system.sync(q->system.context, q->large_fd);
     pthread_mutex_lock(&q->lock);
-    staged->error = error < 0 ? error : 0;
-    staged->next_job = q->sync_results;
-    q->sync_results = staged;
+    for (; *end; end = &(*end)->next_job)
+        if (error < 0 && !(*end)->error)
+            (*end)->error = error;
+    *end = q->sync_results;
+    q->sync_results = first;
 }
 
 int large_collect(struct queue *q)

@@ -74,6 +74,12 @@ static int do_sync(void *context, int fd)
     return answer(fsync(fd));
 }
 
+static int do_push(void *context, int fd)
+{
+    (void)context;
+    return answer(sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE));
+}
+
 static int do_reserve(void *context, int fd, uint64_t length)
 {
     (void)context;
@@ -150,7 +156,7 @@ static int do_random(void *context, void *bytes, size_t length)
 
 const struct queue_system queue_linux = {
     .open = do_open, .close = do_close, .read = do_read, .write = do_write,
-    .sync_data = do_sync_data, .sync = do_sync, .reserve = do_reserve,
+    .sync_data = do_sync_data, .sync = do_sync, .push = do_push, .reserve = do_reserve,
     .unlink = do_unlink, .rename = do_rename, .mkdir = do_mkdir,
     .size = do_size, .owned = do_owned, .lock = do_lock, .list = do_list, .random = do_random,
 };
