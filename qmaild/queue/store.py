@@ -378,8 +378,9 @@ class Store:
         messages), and where to go on (0: the end). One call costs milliseconds, and finds fewer or none rather than more.
         """
         numbers, cursor = ffi.new("uint64_t[]", max(limit, 1)), ffi.new("uint64_t *", after)
-        sought = ffi.NULL if search is None else _Sought(search).at
-        count = lib.queue_find(self._core, sought, cursor, numbers, limit, FIND_WORK)
+        sought = _Sought(search)
+        count = lib.queue_find(self._core, sought.at, cursor, numbers, limit, FIND_WORK)
+        del sought  # not before: the core reads what it keeps alive
         return _numbers(numbers, count), int(cursor[0])
 
     def verify(self, number: int) -> None:
@@ -397,7 +398,9 @@ class Store:
         if search is None:
             self._check(lib.queue_glance(self._core, number, ffi.cast("uint32_t", -1), self._job))
         else:
-            self._check(lib.queue_match(self._core, number, _Sought(search).at, self._job))
+            sought = _Sought(search)
+            self._check(lib.queue_match(self._core, number, sought.at, self._job))
+            del sought  # not before: the core reads what it keeps alive
         job = self._job
         sender = _bytes(job.record + job.sender_offset, job.sender_length)
         return Match(number, sender, [part.index for part in _parts(job)], job.undone)
@@ -423,9 +426,12 @@ class Store:
 
 
 class _Sought:
-    """A search as the core reads it; it keeps the bytes alive."""
+    """A search as the core reads it (None: NULL). It keeps the bytes alive, so it must live as long as the call."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search | None) -> None:
+        self.at = ffi.NULL
+        if search is None:
+            return
         self.at = ffi.new("struct queue_search *")
         values = (_counted(search.meant), _counted(search.asked), search.suffix)
         self._kept = [ffi.from_buffer(value) for value in values]
