@@ -80,8 +80,8 @@ class _Journal:
         if self._file >= 0:
             text = {key.decode(): value.decode(errors="replace") for key, value in fields}
             text["__REALTIME_TIMESTAMP"] = str(time.time_ns() // 1000)
-            text["_PID"] = str(os.getpid())
-            return _wrote(self._file, (json.dumps(text) + "\n").encode())
+            text["_PID"] = self._process
+            return _wrote(self._file, (_as_json(text) + "\n").encode())
         if not self._has_journal:
             sys.stderr.write(dict(fields)[b"MESSAGE"].decode(errors="replace") + "\n")
             return True
