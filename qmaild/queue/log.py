@@ -38,6 +38,7 @@ class Segment:
     damages: list[Damage]
     is_closed: bool = False
     is_kept: bool = False  # it is part of the log
+
     def records(self, data: bytes) -> Iterator[Record | Damage]:
         return records(data, self.generation, self.stamp, self.limit, self.is_closed)
 
