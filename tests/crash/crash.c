@@ -15,13 +15,7 @@ static void recover_and_check(void)
 {
     forget_tickets();
     served += (uint64_t)open_and_compare();
-    check();
-    drain();
-    let_go();
-    if (open_queue() != Q_OK)
-        broken("it does not open when drained", ENTRIES, 0);
-    check();
-    let_go();
+    check_to_the_end();
 }
 
 /* Die at call n; "twice": be killed, with the cache kept, then die again at any call of the recovery or soon after; "faltering":

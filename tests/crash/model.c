@@ -752,3 +752,14 @@ void let_go(void)
         queue_close(q);
     q = NULL;
 }
+
+void check_to_the_end(void)
+{
+    check();
+    drain();
+    let_go();
+    if (open_queue() != Q_OK)
+        broken("it does not open when drained", ENTRIES, 0);
+    check();
+    let_go();
+}

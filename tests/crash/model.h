@@ -60,6 +60,8 @@ void expect_all(void);
 void check(void);
 /* Deliver everything, and see that nothing is left. */
 void drain(void);
+/* Both, then open it once more, look again, and close it. */
+void check_to_the_end(void);
 /* The message's content is whole; the answer is its id. */
 uint32_t content_check(const uint8_t *content, uint32_t length);
 

@@ -21,13 +21,7 @@ int main(int count, char **words)
     if (open_queue() != Q_OK)
         broken("it does not open again", ENTRIES, 0);
     queue_counts(q, &counts);
-    check();
-    drain();
-    let_go();
-    if (open_queue() != Q_OK)
-        broken("it does not open when drained", ENTRIES, 0);
-    check();
-    let_go();
+    check_to_the_end();
     printf("blocks %zu sure %zu messages %llu damaged %llu torn %llu\n", blocks, sure, (unsigned long long)counts.messages,
            (unsigned long long)counts.damaged, (unsigned long long)counts.torn);
     return 0;
