@@ -116,7 +116,7 @@ deb:
 	@ls build/deb/*.deb
 
 clean:
-	rm -rf build dist *.egg-info qmaild/*.so qmaild/_queue.c qmaild/_system.c
+	rm -rf build dist *.egg-info qmaild/*.so qmaild/_body.c qmaild/_queue.c qmaild/_system.c
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

@@ -1,13 +1,22 @@
 """The message after DATA, as it streams in: where it ends, what is stored of it, what is wrong with it.
 
-Works on whole chunks, never line by line. Stored form: LF line ends, dots unstuffed. Only <CRLF>.<CRLF>
-ends the message, and a message in which CR or LF stands alone is never stored: no other server can see
-two messages where this one sees one (SMTP smuggling, CVE-2023-51764 and its kin).
+The scanner itself is native/body.c: each byte is looked at there once, and never becomes a Python object of
+its own or of its line. Stored form: LF line ends, dots unstuffed. Only <CRLF>.<CRLF> ends the message, and a
+message in which CR or LF stands alone is never stored.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
+
+from qmaild._body import ffi, lib
+
+AT_ONCE = 64 << 10  # bytes that are looked at in one go
+
+_text: Any = ffi.new("char[]", AT_ONCE)  # shared: what is in it is taken out before the next look
+_stored: Any = ffi.new("size_t *")
+_ENDED: int = lib.BODY_ENDED
 
 
 class Problem(Enum):
@@ -17,66 +26,41 @@ class Problem(Enum):
     TOO_LARGE = "more bytes than are taken"
 
 
+_PROBLEMS = {lib.BODY_WELL: None, lib.BODY_BARE_LINE_END: Problem.BARE_LINE_END, lib.BODY_TOO_LARGE: Problem.TOO_LARGE}
+
+
 class Scanner:
     """One message. feed() until `is_ended`; `size` counts stored bytes; `limit` 0 is none.
 
     Differs: qmail-smtpd takes a CR that stands alone as data and drops the connection on a lone LF.
     """
 
-    __slots__ = ("_at_line_start", "_held", "_limit", "is_ended", "problem", "size")
+    __slots__ = ("_body",)
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = b""  # bytes at the end of a chunk that only the next chunk can explain, at most two
-        self._at_line_start = True
-        self.problem: Problem | None = None
-        self.size = 0
-        self.is_ended = False
+        self._body: Any = ffi.new("struct body *")
+        self._body.limit = limit
+
+    @property
+    def is_ended(self) -> bool:
+        return bool(self._body.state == _ENDED)
+
+    @property
+    def size(self) -> int:
+        return int(self._body.size)
+
+    @property
+    def problem(self) -> Problem | None:
+        return _PROBLEMS[self._body.problem]
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Return (text to store, how many bytes of data were taken): all of them unless the message ended."""
-        held = len(self._held)
-        if held:
-            data = self._held + data
-            self._held = b""
-        start = 0
-        if self._at_line_start and data.startswith(b"."):
-            if data.startswith(b".\r\n"):
-                self.is_ended = True
-                return b"", 3 - held
-            if data in (b".", b".\r"):
-                self._held = data
-                return b"", len(data) - held
-            start = 1  # RFC 5321 4.5.2: a dot that begins a line is dropped
-        end = data.find(b"\r\n.\r\n", start)
-        if end >= 0:
-            self.is_ended = True
-            return self._text(data[start : end + 2]), end + 5 - held
-        stop = len(data)
-        if data.endswith(b"\r\n.\r"):
-            stop -= 2
-        elif data.endswith((b"\r\n.", b"\r")):
-            stop -= 1
-        self._held = data[stop:]
-        piece = data[start:stop]
-        if piece:
-            self._at_line_start = piece.endswith(b"\r\n")
-        return self._text(piece), len(data) - held
-
-    def _text(self, piece: bytes) -> bytes:
-        """Return a piece (which cuts no CR LF in two) in stored form; empty once there is a problem."""
-        if self.problem is not None:
-            return b""
-        lines = piece.split(b"\r\n")
-        bare = b"".join(lines)  # looking for what must not be there is much faster than counting what is
-        if b"\r" in bare or b"\n" in bare:
-            self.problem = Problem.BARE_LINE_END
-            return b""
-        text = b"\n".join(lines)
-        if b"\r\n." in piece:
-            text = text.replace(b"\n.", b"\n")
-        self.size += len(text)
-        if self._limit and self.size > self._limit:
-            self.problem = Problem.TOO_LARGE
-            return b""
-        return text
+        if len(data) <= AT_ONCE:
+            taken: int = lib.body_scan(self._body, data, len(data), _text, _stored)
+            return ffi.buffer(_text, _stored[0])[:], taken
+        pieces, place = [], 0
+        while place < len(data) and not self.is_ended:
+            text, taken = self.feed(data[place : place + AT_ONCE])
+            pieces.append(text)
+            place += taken
+        return b"".join(pieces), place
