@@ -64,7 +64,8 @@ class Address:
         if host is None:
             local = local.removesuffix(b".")
         else:
-            host = host.removesuffix(b".")
+            # Differs: qmail takes away one dot of several, so that each rereading of what was written takes another.
+            host = host.rstrip(b".")
         host = host or hosts.defaulthost
         if host.endswith(b"+"):
             host = host[:-1] + b"." + hosts.plusdomain

@@ -110,6 +110,8 @@ def test_hops_count_received_and_delivered_to() -> None:
         (b"<@r,@s.t:w@q.r>", [b"w@q.r"]),
         (b"a@", [b"a@dh.dd.example"]),
         (b"a.", [b"a@dh.dd.example"]),
+        (b"a@..", [b"a@dh.dd.example"]),
+        (b"a@dom.., b@c.d..", [b"a@dom.dd.example", b"b@c.d"]),
         (b"a@[1.2.3.4]", [b"a@[1.2.3.4]"]),
         (b"<x@[]>", [b"x@[]"]),
         (b"<>", [b""]),
