@@ -71,7 +71,7 @@ def test_a_line_end_in_a_user_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["QMAILHOST", "QMAILSHOST", "QMAILDEFAULTHOST", "QMAILDEFAULTDOMAIN", "QMAILIDHOST"])
-@pytest.mark.parametrize("host", ["a b", "a[b", "a>b", "a\nX-Evil: 1"])
+@pytest.mark.parametrize("host", ["a b", "a[b", "a>b", "a\nX-Evil: 1", "a\0b"])
 def test_a_host_name_that_can_be_none_is_refused(name: str, host: str) -> None:
     with pytest.raises(inject.Unacceptable):
         composed(b"", "r@r.r", USER="joe", **{name: host})
