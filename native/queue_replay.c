@@ -80,8 +80,8 @@ static int replay_message(struct queue *q, struct segment *segment, const uint8_
     struct message_view view;
 
     if (number == 0 || number >> 62 || !record_view(record, &view) ||
-        (message && message->count != view.count))
-        return Q_DAMAGED;
+        (message && (message->count != view.count || message->large != view.large)))
+        return Q_DAMAGED; /* I8: a copy is the same again */
     if (number >= q->next_number)
         q->next_number = number + 1;
     if (message)

@@ -147,7 +147,7 @@ class Replay:
 
     def _message(self, segment: Segment, number: int, body: Message) -> bool:
         known = self._messages.get(number)
-        if number == 0 or number >> 62 or (known and known.count != len(body.recipients)):
+        if number == 0 or number >> 62 or (known and (known.count, known.large) != (len(body.recipients), body.large)):
             return False
         if known:  # I8
             known.generation = segment.generation

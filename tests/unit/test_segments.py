@@ -183,6 +183,26 @@ def test_a_damaged_record_is_named_and_skipped_and_the_rest_is_read(
     assert out.endswith("5 messages live; 1 places are damaged\n")
 
 
+def test_another_record_of_a_number_with_another_size_is_named_and_changes_nothing(
+    directory: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _, items = reading(directory)
+    newest = found.log[-1].name
+    record = [item for name, item in items if name == newest and isinstance(item, Record) and item.kind == 1][-1]
+    end = max(item.offset + item.length for name, item in items if name == newest)
+    path = directory / "segments" / newest
+    data = bytearray(path.read_bytes())
+    data[end : end + record.length] = data[record.offset : record.offset + record.length]
+    data[end + 96 : end + 104] = (5).to_bytes(8, "little")  # bytes in a file of its own, which is not there
+    data[end + 4 : end + 8] = checksum(data[end + 8 : end + record.length]).to_bytes(4, "little")
+    path.write_bytes(data)
+    code, out, _ = dump(directory, capsys)
+    assert code == 1 and f"a message record of message {record.number} that cannot be" in out
+    assert out.endswith("6 messages live; 1 places are damaged\n")
+    dumped = by_dump(directory)
+    assert by_store(directory) == (dumped, 1)
+
+
 def test_a_torn_tail_is_named_and_is_no_damage(directory: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     found, _, items = reading(directory)
     newest = found.log[-1]
