@@ -286,15 +286,17 @@ static void append_netstring(struct run *run, const char *bytes, size_t length) 
 
 /* The file that QMAILMFTFILE names, as a variable: only the caller can read it. A missing file is no list. */
 static void append_list_file(struct run *run) {
-    static char text[16 + CHUNK] = "QMAILMFTFILE=";
+    static const char name[] = "QMAILMFTFILE=";
+    static char text[16 + CHUNK];
     const char *path = getenv("QMAILMFTFILE");
-    size_t start = strlen(text), used = start;
+    size_t used = strlen(name);
     ssize_t got = 1;
     if (!path || !*path)
         return;
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0 && errno == ENOENT)
         return;
+    memcpy(text, name, used);
     while (file >= 0 && used < sizeof text && (got = read(file, text + used, sizeof text - used)) > 0)
         used += (size_t)got;
     if (file < 0 || got < 0)
