@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any
 
 from qmaild.delivery.local import Deliverer
-from qmaild.delivery.outcome import temporary
+from qmaild.delivery.outcome import Outcome, of_error, temporary
 from qmaild.protocol import frames, netstring
 
 READ_BYTES = 64 << 10
@@ -47,11 +47,12 @@ class Inbox:
         self._sock = sock
         self._reader = netstring.Reader(frames.MAX_FRAME)
         self._descriptors: deque[int] = deque()
+        self._is_over = False
 
     def take(self) -> list[Order]:
         """Wait for orders and return all that are there; none at the end of the stream."""
         orders: list[Order] = []
-        while len(orders) < BATCH:
+        while len(orders) < BATCH and not self._is_over:
             try:
                 wait = socket.MSG_DONTWAIT if orders else 0
                 data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | wait)
@@ -60,6 +61,8 @@ class Inbox:
             except OSError:
                 return []
             if not data or flags & socket.MSG_CTRUNC:
+                # No descriptor was free for one of an order: that order is lost, and only our end tells of it.
+                self._is_over = True
                 return orders
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -140,8 +143,13 @@ class _Workers:
         if isinstance(order[0], frames.Exists):
             self._sock.sendall(self._answer(order))
             return
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        process = os.fork()
+        try:
+            reading, writing, process = _fork()
+        except OSError as error:
+            self._sock.sendall(_unanswered(order[0].tag, of_error(b"start a program", error)))
+            if order[1] >= 0:
+                os.close(order[1])
+            return
         if process == 0:
             try:
                 self._sock.close()  # or local would not notice our end
@@ -171,7 +179,23 @@ class _Workers:
         del self._running[pipe]
         os.waitpid(process, 0)
         # Killed, by the user perhaps: what it did is unknown, and unknown is temporary.
-        self._sock.sendall(answer or frames.encode(frames.Delivered(tag, _DIED.outcome, _DIED.enhanced, _DIED.text, b"", [])))
+        self._sock.sendall(answer or _unanswered(tag, _DIED))
+
+
+def _fork() -> tuple[int, int, int]:
+    """Return both ends of a pipe and what fork said. OSError: there is neither pipe nor process."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        return reading, writing, os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
+
+
+def _unanswered(tag: int, outcome: Outcome) -> bytes:
+    """The answer to an order that no worker has answered."""
+    return frames.encode(frames.Delivered(tag, outcome.outcome, outcome.enhanced, outcome.text, b"", []))
 
 
 _DIED = temporary(b"4.3.0", b"the deliverer was ended before it was done")

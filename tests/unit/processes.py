@@ -133,4 +133,5 @@ def no_descriptor_free(process: int) -> Iterator[None]:
     try:
         yield
     finally:
-        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+            resource.prlimit(process, resource.RLIMIT_NOFILE, limits)

@@ -20,6 +20,7 @@ from qmaild.protocol import frames
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 from qmaild.runtime import system
 from tests.unit.local_house import MESSAGE, files_in
+from tests.unit.processes import no_descriptor_free
 
 DEFAULT = b"./Maildir/\n"
 
@@ -264,6 +265,23 @@ def test_a_header_section_beyond_the_bound_is_not_read_on() -> None:
     contents = Contents(b"", descriptor)
     assert len(contents.header_section()) <= MAX_HEADER_BYTES + CHUNK_BYTES
     os.close(descriptor)
+
+
+def test_after_an_order_whose_descriptor_found_no_room_nothing_more_is_taken(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That order is lost: the end of the stream is what tells of it."""
+    first = frames.encode(order(home))
+    monkeypatch.setattr(child, "READ_BYTES", len(first))  # the next order is a read of its own
+    ours, its = socket.socketpair()
+    with ours, its:
+        inbox = child.Inbox(its)
+        ours.sendall(first)
+        socket.send_fds(ours, [frames.encode(order(home, tag=2)._replace(content=b"", descriptor=1))], [its.fileno()])
+        ours.sendall(frames.encode(order(home, tag=3)))
+        with no_descriptor_free(os.getpid()):
+            assert [frame.tag for frame, _ in inbox.take()] == [1]
+        assert inbox.take() == []
 
 
 def test_a_child_that_is_killed_takes_its_programs_along(home: Path) -> None:
