@@ -158,6 +158,19 @@ static void copy_from(struct queue *q, struct segment *segment)
         queue_commit(q);
 }
 
+/* What the log and one spare take of the disk. The released segments but that spare go without any copying: counted in,
+   they would have the store copy the same messages round and round, each round releasing the next one. Under the lock. */
+static uint64_t disk_kept(const struct queue *q)
+{
+    uint64_t going = 0;
+
+    for (const struct segment *segment = q->released; segment; segment = segment->next)
+        going++;
+    if (going && !q->spare)
+        going--;
+    return (q->segment_count - going) * q->options.segment_bytes;
+}
+
 /* Which segment to copy from, if any: one that failed, or the oldest when the bound of I16 is passed and there is
    time, or the bound is passed by far. */
 static struct segment *copy_source(struct queue *q)
@@ -169,7 +182,7 @@ static struct segment *copy_source(struct queue *q)
     for (struct segment *segment = q->log; segment && !found; segment = segment->next)
         if (segment->bad && segment->first && segment != q->active)
             found = segment;
-    disk = q->segment_count * size;
+    disk = disk_kept(q);
     idle = !q->queued && !q->writing && !(q->filling && q->filling->used);
     if (q->active && q->active->used > size / 2)
         idle = 1;

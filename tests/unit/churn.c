@@ -1,7 +1,7 @@
 /* A simulated week of mail through the store: most messages end at once, some live for hours, days or the whole week, and one
    domain is dead. Holds the bound on disk use (I16) and what an addition waits for.
-   Usage: churn DIRECTORY DAYS MESSAGES-A-DAY SEGMENT-BYTES THREADS. Syncs do nothing: no power goes here. Prints the counts;
-   a broken bound is said and ends it with status 1. */
+   Usage: churn DIRECTORY DAYS MESSAGES-A-DAY SEGMENT-BYTES THREADS SLOWNESS: making a segment takes so many microseconds
+   longer. Syncs do nothing: no power goes here. Prints the counts; a broken bound is said and ends it with status 1. */
 #include "queue.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define SECOND INT64_C(1000000)
 #define DAY (86400 * SECOND)
@@ -26,7 +27,7 @@ static struct queue *q;
 static struct queue_counts counts;
 static uint64_t segment_bytes, written, additions, facts, bounces, seed = 1;
 static int64_t now = 1;
-static int threads;
+static int threads, slowness;
 static struct {
     double ratio;    /* disk less two segments, by living bytes, once copying was done */
     double over;     /* segments above twice the living bytes, at any time */
@@ -57,6 +58,12 @@ static int64_t count_write(void *context, int fd, const void *bytes, size_t leng
 {
     __atomic_add_fetch(&written, length, __ATOMIC_RELAXED);
     return queue_linux.write(context, fd, bytes, length, offset);
+}
+
+static int reserve_slowly(void *context, int fd, uint64_t length)
+{
+    usleep((useconds_t)slowness);
+    return queue_linux.reserve(context, fd, length);
 }
 
 static int no_sync(void *context, int fd)
@@ -183,7 +190,7 @@ static void await(void)
     if (!threads)
         queue_step(q);
     else if (poll(&event, 1, PATIENCE) != 1)
-        fail("a commit is not decided");
+        fail("the store says nothing");
 }
 
 /* After: all that was appended is durable. */
@@ -215,7 +222,14 @@ static double by_living(uint64_t bytes)
     return (double)bytes / (double)counts.living;
 }
 
-/* No mail for a moment: the copying comes to its end, with disk use within the bound, and the store rests. */
+static int within_bound(void)
+{
+    queue_counts(q, &counts);
+    return counts.disk <= 2 * counts.living + 2 * segment_bytes;
+}
+
+/* No mail for a moment: the copying comes to its end, with disk use within the bound, and the store rests. A thread that was
+   making a segment may say so when all else has rested; the store goes on from there. */
 static void look(void)
 {
     uint64_t rounds = 0, most, before;
@@ -223,13 +237,18 @@ static void look(void)
 
     queue_counts(q, &counts);
     most = 64 + 4 * counts.disk / (segment_bytes / 4);
-    for (; resting < REST && rounds < most; rounds++) {
+    for (; rounds < most; rounds++) {
+        if (resting == REST) {
+            if (within_bound() || !threads)
+                break;
+            await();
+            resting = 0;
+        }
         before = written;
         commit(0);
         resting = written == before ? resting + 1 : 0;
     }
-    queue_counts(q, &counts);
-    if (counts.disk > 2 * counts.living + 2 * segment_bytes)
+    if (!within_bound())
         fail("the bound does not hold");
     if (resting < REST)
         fail("the store does not rest");
@@ -269,13 +288,16 @@ int main(int count, char **words)
     char text[512];
     double days, mail;
 
-    if (count != 6)
+    if (count != 7)
         return 100;
     days = atof(words[2]);
     mail = atof(words[3]) / TICKS_A_DAY;
     options.segment_bytes = segment_bytes = strtoull(words[4], NULL, 10);
     options.threads = threads = atoi(words[5]);
     system.write = count_write;
+    slowness = atoi(words[6]);
+    if (slowness)
+        system.reserve = reserve_slowly;
     system.sync = system.sync_data = no_sync;
     if (queue_open(&q, words[1], &options, &system, text, sizeof text) != Q_OK) {
         puts(text);
