@@ -27,7 +27,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define HELLO "v2,10:sendclient"  /* frames.VERSION, and who we are */
+#define VERSION 3                 /* frames.VERSION */
+#define HELLO "v3,10:sendclient"  /* the same, and who we are */
 #define INVOKE_LIMIT (1u << 20)   /* arguments and variables together; the service takes no larger frame of them */
 #define CHUNK (64u << 10)         /* one Data frame */
 #define HELD (4 * CHUNK)          /* input kept before the connection is made */
@@ -125,6 +126,8 @@ static void obey(const char *frame, const char *end) {
     int numbers = head(frame + 1, end, number, &bytes);
     if (*frame == 'x' && numbers == 2 && number[1] <= 255 && bytes == end)
         exit((int)number[1]);
+    if (*frame == 'v' && numbers == 2 && number[0] == VERSION && number[1] == end - bytes)
+        return;
     if (*frame == 'v')
         fail(self->lost, "the mail service is of another version than this program");
     if (*frame != '>' || numbers != 3 || number[2] != end - bytes)

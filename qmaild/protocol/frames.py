@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from qmaild.protocol import netstring
 
-VERSION = 2  # raised whenever a field of any frame changes
+VERSION = 3  # raised whenever a field of any frame changes
 MAX_FRAME = 16 << 20  # 100,000 recipients of a list message in one envelope fit
 MAX_DIGITS = 20  # of one number
 MAX_HEAD = 256  # bytes of all numbers of one frame
@@ -30,7 +30,7 @@ class FrameError(ValueError):
 
 
 class Hello(NamedTuple):
-    """Opens every connection, from the client; a server that speaks another version answers with its own and closes."""
+    """Opens every connection; a server answers with its own when it takes the connection up, and closes if versions differ."""
 
     version: int
     role: bytes

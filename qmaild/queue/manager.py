@@ -235,9 +235,13 @@ class Manager:
     # --- what came of it
 
     def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        if isinstance(frame, frames.Hello):
+            if frame.version != frames.VERSION:
+                channel.close()
+            return
         handler = self._handlers.get(type(frame))
         if handler is None or frame.number not in self._out:
-            if isinstance(frame, frames.Hello) or handler is None:
+            if handler is None:
                 channel.close()
             return  # about a message that an administrator has deleted meanwhile
         self._record(handler, frame)

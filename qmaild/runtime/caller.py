@@ -3,6 +3,10 @@
 Only clients close (after 5 s with nothing outstanding), so idle services unwind from the doors inwards and
 no question meets a closing server. A server that stops says so: what it was asked it still answers, while new
 questions go over a new connection, to its successor. A question whose server is lost is answered None: temporary.
+
+systemd holds the socket, so that a connection is made whether or not anybody serves. Nothing is asked before the server
+has said Hello, and what has waited for that too long is answered None, without ever having been sent: no successor acts
+on what its asker was told to be undone. A server that hangs later is ended by the watchdog, and its connections with it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from qmaild.runtime.channel import Channel
 
 IDLE_SECONDS = 5.0  # rule 11: shorter than any server's idle exit
 CONNECT_RETRY_SECONDS = 0.05  # a full backlog (EAGAIN) clears in about this time
-CONNECT_TRIES = 100
+PATIENCE_SECONDS = 30.0  # for the Hello: a start on demand with a million messages takes a third of it; clients wait longer
 
 Answered = Callable[[Any, int], None]
 
@@ -37,15 +41,16 @@ class Caller:
         self._path = path
         self._hello = frames.Hello(frames.VERSION, role)
         self._channel: Channel | None = None
+        self._is_greeted = False  # its server has said Hello
         self._waiting: dict[int, Answered] = {}
         self._leaving: dict[Channel, set[int]] = {}  # connections to servers that stop: what they have still to answer
         self._tag = 0
         self._idle: asyncio.TimerHandle | None = None
         self._rested = 0.0  # since when nothing has been outstanding
-        self._backlog: list[tuple[frames.Frame, int]] = []
+        self._backlog: list[tuple[bytes, int]] = []  # what waits for the Hello
         self._backlog_bytes = 0
+        self._patience: asyncio.TimerHandle | None = None  # runs while there is a backlog
         self.on_drained: Callable[[], None] | None = None  # the server has taken everything, or is lost
-        self._tries = 0
 
     @property
     def outstanding(self) -> int:
@@ -55,8 +60,8 @@ class Caller:
     @property
     def queued(self) -> int:
         """Bytes the server has not taken yet: who streams bodies waits while this is large."""
-        here = self._channel.queued if self._channel else self._backlog_bytes
-        return here + sum([channel.queued for channel in self._leaving])
+        here = self._channel.queued if self._channel else 0
+        return here + self._backlog_bytes + sum([channel.queued for channel in self._leaving])
 
     def ask(self, done: Answered, kind: Callable[..., Any], *fields: Any, descriptor: int = -1) -> int:
         """Send kind(tag, *fields) and call done with its answer. Returns the tag."""
@@ -88,21 +93,35 @@ class Caller:
         """Close the connection; open questions are answered None."""
         for channel in list(self._leaving):
             channel.close()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Wait no longer for the server."""
+        self._end_patience()
         if self._channel:
             self._channel.close()
         else:
             self._fail()
 
+    def _end_patience(self) -> None:
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
+
     def _put(self, frame: frames.Frame, descriptor: int) -> None:
-        if self._channel:
+        if self._channel and self._is_greeted:
             self._channel.send(frame, descriptor)
             return
-        self._backlog.append((frame, descriptor))
-        if isinstance(frame, frames.Data):
-            self._backlog_bytes += len(frame.content)
-        if len(self._backlog) == 1:
-            self._tries = 0
+        data = frames.encode(frame)
+        self._backlog.append((data, descriptor))
+        self._backlog_bytes += len(data)
+        if not self._patience:
+            self._patience = self._loop.call_later(PATIENCE_SECONDS, self._out_of_patience)
             self._loop.call_soon(self._connect)
+
+    def _out_of_patience(self) -> None:
+        journal.note(journal.WARNING, f"nobody serves {self._path}: given up after {PATIENCE_SECONDS:.0f} seconds")
+        self._give_up()
 
     def _connect(self) -> None:
         if self._channel or not self._backlog:
@@ -116,22 +135,35 @@ class Caller:
         code = sock.connect_ex(self._path)
         if code:
             sock.close()
-            self._tries += 1
-            if code == errno.EAGAIN and self._tries < CONNECT_TRIES:
+            if code == errno.EAGAIN:
                 self._loop.call_later(CONNECT_RETRY_SECONDS, self._connect)
             else:
                 self._fail()
             return
+        self._is_greeted = False
         self._channel = Channel(self._loop, sock, self._answer, self._lost, takes_descriptors=True)
         self._channel.on_drained = self.on_drained
         self._channel.send(self._hello)
+
+    def _greeted(self, channel: Channel, version: int) -> None:
+        """Somebody serves: ask what has waited. A server of another version is asked nothing, and that is temporary."""
+        self._end_patience()
+        if version != frames.VERSION:
+            channel.close()
+            return
+        self._is_greeted = True
         backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
-        for frame, descriptor in backlog:
-            self._channel.send(frame, descriptor)
+        for data, descriptor in backlog:
+            channel.send_encoded(data, descriptor)
+        self._rest_if_idle()
 
     def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
-        if isinstance(frame, frames.Hello):
-            channel.close()  # a server of another version: everything asked is temporary
+        is_first = channel is self._channel and not self._is_greeted
+        if is_first != isinstance(frame, frames.Hello):
+            channel.close()  # it is out of step
+            return
+        if is_first:
+            self._greeted(channel, frame.version)
             return
         if isinstance(frame, frames.Leaving):
             self._part_from(channel)
@@ -164,7 +196,7 @@ class Caller:
             channel.close()
 
     def _rest_if_idle(self) -> None:
-        if self._waiting or not self._channel:
+        if self._waiting or not self._channel or not self._is_greeted:
             return
         self._rested = self._loop.time()
         if not self._idle:  # one timer that looks again, not one for every pause between two questions
@@ -184,13 +216,17 @@ class Caller:
         left = self._leaving.pop(channel, None)
         if left is None:
             self._channel = None
-            self._fail()
+            if self._patience:  # it went before it was asked anything: perhaps there is another
+                self._loop.call_later(CONNECT_RETRY_SECONDS, self._connect)
+            else:
+                self._fail()
         else:
             self._answer_none(left)
             self._drained()
             self._rest_if_idle()
 
     def _fail(self) -> None:
+        self._end_patience()
         backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
         for _, descriptor in backlog:
             if descriptor >= 0:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from qmaild.protocol import frames, netstring
 from qmaild.runtime import poller
-from qmaild.runtime.poller import READ, WRITE
+from qmaild.runtime.poller import HUNG_UP, READ, WRITE
 
 EARLY_BYTES = 16 << 10  # a burst leaves in pieces of this size, so that the peer works beside us and not after us
 READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
@@ -48,19 +48,21 @@ class Channel:
     """One connection. on_frame(channel, frame, descriptor) gets each frame; descriptor is -1 or now the callee's to close.
 
     takes_descriptors: whether the peer has any to give. One that sends some where none belongs is cut off.
+    ends_with_peer: nothing that a peer has said is acted on once it has hung up. Who has asked and is gone was told
+    that nothing came of it, or asks again: it may have waited in the socket of a service that could not serve.
 
     on_close is called once, whoever ended the connection. A frame that cannot be decoded, or a descriptor
     that was not announced, ends the connection: the peer is out of step.
     """
 
     __slots__ = (
-        "_descriptors", "_flushing", "_loop", "_max_descriptors", "_on_close", "_on_frame", "_paused", "_poller", "_queue",
-        "_reader", "_sock", "_writing", "on_drained", "peer", "queued", "state",
+        "_descriptors", "_ends_with_peer", "_flushing", "_loop", "_max_descriptors", "_on_close", "_on_frame", "_paused",
+        "_poller", "_queue", "_reader", "_sock", "_writing", "on_drained", "peer", "queued", "state",
     )  # fmt: skip
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, on_frame: OnFrame, on_close: OnClose,
-        limit: int = frames.MAX_FRAME, takes_descriptors: bool = False,
+        limit: int = frames.MAX_FRAME, takes_descriptors: bool = False, ends_with_peer: bool = False,
     ) -> None:  # fmt: skip
         sock.setblocking(False)
         self._loop = loop
@@ -71,6 +73,7 @@ class Channel:
         self._queue: deque[tuple[bytes, int]] = deque()
         self._descriptors: deque[int] = deque()
         self._max_descriptors = MAX_DESCRIPTORS if takes_descriptors else 0
+        self._ends_with_peer = HUNG_UP if ends_with_peer else 0
         self._flushing = self._writing = self._paused = False
         self.queued = 0  # bytes written by us that the peer has not taken: owners bound it
         self.peer = peer_of(sock)
@@ -146,6 +149,9 @@ class Channel:
         self._on_close(self)
 
     def readable(self) -> None:
+        if self._poller.ready & self._ends_with_peer:
+            self.close()
+            return
         try:
             # Without room for them descriptors never reach our table: closing a stranger's file may take as long as he likes.
             room = _ANCILLARY if self._max_descriptors else 0

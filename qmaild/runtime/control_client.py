@@ -57,6 +57,8 @@ def _answer(service: str, sock: socket.socket) -> Reply:
         try:
             for payload in reader.feed(data):
                 frame = frames.decode(payload)
+                if isinstance(frame, frames.Hello) and frame.version == frames.VERSION:
+                    continue
                 if isinstance(frame, frames.Answer):
                     return Reply(frame.code, shown(frame.text.decode("utf-8", "replace")))
                 raise Unreachable(service, "it is of another version; restart it")

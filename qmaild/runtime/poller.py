@@ -12,7 +12,7 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
-READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+READ, WRITE, HUNG_UP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP
 A_TURN = 256  # sockets served before the loop looks at its other work
 _PLACE = "qmaild_poller"  # in the loop's own dictionary: it goes when the loop goes
 
@@ -33,6 +33,7 @@ class Poller:
         self._watched: dict[int, tuple[Watched, int]] = {}
         self._ending: list[Callable[[], None]] = []
         self._is_turning = False
+        self.ready = 0  # for whom is called now: all that his descriptor is ready for, HUNG_UP included
         loop.add_reader(self._epoll.fileno(), self._turn)
 
     def watch(self, number: int, who: Watched, events: int) -> None:
@@ -65,6 +66,7 @@ class Poller:
             if number not in watched:
                 continue  # forgotten in this very turn
             who, events = watched[number]
+            self.ready = ready
             if ready & ~WRITE and events & READ:
                 self._call(who.readable)
             if ready & ~READ and events & WRITE and number in watched:

@@ -73,13 +73,15 @@ class Service:
               on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME,
               on_accept: Callable[[Channel], None] | None = None,
               takes_descriptors: bool = False, says_leaving: bool = False) -> None:  # fmt: skip
-        """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is checked here, before anything else.
+        """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is answered here, before anything else.
 
         on_accept sees a connection before anything is read from it, and may pause or close it. Descriptors
         are taken only where frames have some: on any other socket a peer could fill our table with them.
         says_leaving: the clients are Callers. A stop tells them, still answers what they have asked, and waits
         until each has closed: nothing they ask is lost between us and our successor.
         """
+
+        hello = frames.Hello(frames.VERSION, self.name.encode())
 
         def closed(channel: Channel) -> None:
             self.channels.discard(channel)
@@ -89,10 +91,10 @@ class Service:
                 on_close(channel)
 
         def greeted(channel: Channel, frame: Any, descriptor: int) -> None:
+            channel.send(hello)
             if not isinstance(frame, frames.Hello) or frame.version != frames.VERSION:
                 if descriptor >= 0:
                     os.close(descriptor)
-                channel.send(frames.Hello(frames.VERSION, self.name.encode()))
                 channel.close()
                 return
             del self._silent[channel]
@@ -105,7 +107,7 @@ class Service:
                     self._say_leaving(channel)
 
         def made(sock: socket.socket) -> None:
-            channel = Channel(self.loop, sock, greeted, closed, limit, takes_descriptors)
+            channel = Channel(self.loop, sock, greeted, closed, limit, takes_descriptors, ends_with_peer=True)
             self.channels.add(channel)
             self._silent[channel] = time.monotonic()
             if on_accept:

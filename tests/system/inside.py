@@ -53,6 +53,8 @@ def ask(machine: Machine, service: str, *words: str) -> str | None:
             while data := sock.recv(1 << 16):
                 for payload in reader.feed(data):
                     answer = frames.decode(payload)
+                    if isinstance(answer, frames.Hello):
+                        continue
                     assert isinstance(answer, frames.Answer)
                     return answer.text.decode()
     except OSError:

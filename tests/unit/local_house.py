@@ -122,7 +122,9 @@ class Intake:
         streams: dict[int, bytes] = {}
         while data := sock.recv(1 << 16):
             for frame in map(frames.decode, reader.feed(data)):
-                if isinstance(frame, frames.Open):
+                if isinstance(frame, frames.Hello):
+                    sock.sendall(frames.encode(frame))
+                elif isinstance(frame, frames.Open):
                     streams[frame.tag] = b""
                 elif isinstance(frame, frames.Data):
                     streams[frame.tag] += frame.content

@@ -80,6 +80,7 @@ class Peer:
                 for payload in reader.feed(data):
                     frame = frames.decode(payload)
                     if isinstance(frame, frames.Hello):
+                        sock.sendall(frames.encode(frame))
                         continue
                     self.asked.put(frame)
                     said = self.answer(frame)

@@ -32,9 +32,14 @@ os.execv(sys.executable, [sys.executable, "-m", "qmaild.services." + sys.argv[1]
 
 
 class Running:
-    """A service process and its sockets below `directory`/run. Ends with the with-statement."""
+    """A service process and its sockets below `directory`/run. Ends with the with-statement.
 
-    def __init__(self, name: str, sockets: list[str], directory: Path, **settings: str) -> None:
+    held: sockets that are there already, as systemd holds them while a service comes and goes.
+    """
+
+    def __init__(
+        self, name: str, sockets: list[str], directory: Path, held: dict[str, socket.socket] | None = None, **settings: str
+    ) -> None:
         self._run = directory / "run"
         control = directory / f"control-{name}"
         (self._run / "control").mkdir(parents=True, exist_ok=True)
@@ -47,7 +52,9 @@ class Running:
         listeners = []
         self.ports: dict[str, int] = {}
         for each in sockets:
-            if each in NETWORK:
+            if held and each in held:
+                listener = held[each].dup()
+            elif each in NETWORK:
                 listener = socket.create_server(("127.0.0.1", 0), backlog=100)
                 self.ports[each] = listener.getsockname()[1]
             else:
@@ -97,6 +104,7 @@ class Client:
         self._reader = netstring.Reader(frames.MAX_FRAME)
         self._frames: list[frames.Frame] = []
         self._descriptors: list[int] = []
+        self._is_greeted = False
         self.send(frames.Hello(frames.VERSION, b"test"))
 
     def send(self, frame: frames.Frame, descriptor: int = -1) -> None:
@@ -113,11 +121,17 @@ class Client:
             assert data, "the service closed the connection"
             self._descriptors += descriptors
             self._frames += [frames.decode(payload) for payload in self._reader.feed(data)]
+            if not self._is_greeted and self._frames:
+                self._is_greeted = True
+                greeting = self._frames.pop(0)
+                assert isinstance(greeting, frames.Hello), greeting
         frame = self._frames.pop(0)
         return frame, self._descriptors.pop(0) if getattr(frame, "descriptor", 0) else -1
 
     def is_closed_by_service(self) -> bool:
-        return self._sock.recv(1) == b""
+        """Whether it ends the connection without another frame."""
+        said = b"".join(iter(lambda: self._sock.recv(1 << 16), b""))
+        return all(isinstance(frames.decode(payload), frames.Hello) for payload in self._reader.feed(said))
 
     def close(self) -> None:
         self._sock.close()

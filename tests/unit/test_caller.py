@@ -1,15 +1,18 @@
-"""The asking end when its server leaves: what was asked before is answered there, what is asked later by the successor."""
+"""The asking end when its server leaves, or is not there though its socket is."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qmaild.protocol import frames
+from qmaild.protocol import frames, netstring
+from qmaild.runtime import caller as module
 from qmaild.runtime.caller import Caller
 
 from .peers import Peer
@@ -124,3 +127,142 @@ def test_a_stopping_service_answers_what_it_is_asked_until_its_clients_have_clos
         assert service.process.poll() is None
         client.close()
         assert service.process.wait(SECONDS) == 0
+
+
+class Held:
+    """A socket that is listened on while nobody serves it, or a server does that the test plays by hand."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "run").mkdir()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(directory / "run/lookup.sock"))
+        self.listener.listen(5)
+        self.loop = asyncio.SelectorEventLoop()
+        self.caller = Caller(self.loop, str(directory / "run/lookup.sock"), b"test")
+        self.answers: list[Any] = []
+
+    def ask(self, address: bytes, descriptor: int = -1) -> int:
+        return self.caller.ask(lambda answer, _: self.answers.append(answer), frames.Who, address, descriptor=descriptor)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        async def wait() -> None:
+            while not is_so():
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(asyncio.wait_for(wait(), SECONDS))
+
+    async def said(self, sock: socket.socket, count: int) -> list[Any]:
+        """The next frames of this connection."""
+        sock.setblocking(False)
+        reader = netstring.Reader(frames.MAX_FRAME)
+        said: list[Any] = []
+        while len(said) < count:
+            data = await asyncio.wait_for(self.loop.sock_recv(sock, 1 << 16), SECONDS)
+            assert data, said
+            said += [frames.decode(payload) for payload in reader.feed(data)]
+        return said
+
+    def hear(self, sock: socket.socket, count: int) -> list[Any]:
+        return self.loop.run_until_complete(self.said(sock, count))
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Held]:
+    made = Held(tmp_path)
+    yield made
+    made.caller.close()
+    made.loop.close()
+    made.listener.close()
+
+
+MINE = frames.Hello(frames.VERSION, b"test")
+THEIRS = frames.encode(frames.Hello(frames.VERSION, b"local"))
+
+
+def test_nothing_is_asked_before_the_server_has_said_hello(held: Held) -> None:
+    first, second = held.ask(b"first"), held.ask(b"second")
+    held.until(lambda: held.caller._channel is not None)
+    with held.listener.accept()[0] as server:
+        assert held.hear(server, 1) == [MINE]
+        held.loop.run_until_complete(asyncio.sleep(0))
+        with pytest.raises(BlockingIOError):
+            server.recv(1)
+        assert held.caller.queued > len("firstsecond")
+        server.sendall(THEIRS)
+        assert held.hear(server, 2) == [frames.Who(first, b"first"), frames.Who(second, b"second")]
+        server.sendall(frames.encode(_yes(second)) + frames.encode(_yes(first)))
+        held.until(lambda: len(held.answers) == 2)
+    assert held.answers == [_yes(second), _yes(first)]
+
+
+def test_what_nobody_has_taken_up_in_time_is_none_and_was_never_sent(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.1)
+    ours, theirs = os.pipe()
+    held.ask(b"first", descriptor=theirs)
+    held.until(lambda: held.answers == [None])
+    assert os.read(ours, 1) == b""  # the descriptor was closed too
+    os.close(ours)
+    with held.listener.accept()[0] as server:
+        assert server.recv(1 << 16) == frames.encode(MINE)
+        assert server.recv(1) == b""
+    assert (held.caller.outstanding, held.caller.queued) == (0, 0)
+    again = held.ask(b"again")
+    held.until(lambda: held.caller._channel is not None)
+    with held.listener.accept()[0] as server:
+        server.sendall(THEIRS)
+        assert held.hear(server, 2) == [MINE, frames.Who(again, b"again")]
+
+
+def test_a_server_that_goes_before_its_hello_is_followed_by_another(held: Held) -> None:
+    tag = held.ask(b"first")
+    held.until(lambda: held.caller._channel is not None)
+    held.listener.accept()[0].close()
+    held.until(lambda: held.caller._channel is None)
+    held.until(lambda: held.caller._channel is not None)
+    with held.listener.accept()[0] as server:
+        server.sendall(THEIRS)
+        assert held.hear(server, 2) == [MINE, frames.Who(tag, b"first")]
+    assert held.answers == []
+
+
+@pytest.mark.parametrize(
+    "said", [frames.encode(frames.Hello(frames.VERSION - 1, b"local")), THEIRS + THEIRS], ids=["version", "twice"]
+)
+def test_a_server_of_another_version_or_out_of_step_answers_nothing(held: Held, said: bytes) -> None:
+    held.ask(b"first")
+    held.until(lambda: held.caller._channel is not None)
+    with held.listener.accept()[0] as server:
+        server.sendall(said)
+        held.until(lambda: held.answers == [None])
+
+
+def test_an_answer_before_the_hello_is_none_of_ours(held: Held) -> None:
+    tag = held.ask(b"first")
+    held.until(lambda: held.caller._channel is not None)
+    with held.listener.accept()[0] as server:
+        server.sendall(frames.encode(_yes(tag)))
+        held.until(lambda: held.caller._channel is None)
+    assert held.answers == []
+
+
+def test_a_service_does_nothing_of_what_a_client_has_said_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QMAILD_STANDALONE", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "run/intake.sock"))
+        listener.listen(5)
+        gone = socket.socket(socket.AF_UNIX)
+        gone.connect(str(tmp_path / "run/intake.sock"))
+        message = frames.Message(1, 0, b"smtp 192.0.2.1", b"a@b.test", [b"c@d.test"], b"text", 0, 0)
+        gone.sendall(frames.encode(MINE) + frames.encode(message))
+        gone.close()
+        monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "queue"))
+        with Running("queue", ["intake", "control"], tmp_path, held={"intake": listener}) as queue:
+            queue.client("intake").send(message)
+            assert isinstance(queue.clients[0].receive()[0], frames.Accepted)
+            asker = queue.client("control")
+            asker.send(frames.Command(1, [b"status"]))
+            answer, _ = asker.receive()
+            assert answer.text.startswith(b"1 messages")  # type: ignore[attr-defined]

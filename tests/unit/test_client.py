@@ -341,7 +341,7 @@ def test_the_client_takes_less_than_two_milliseconds_of_cpu(house: House, tmp_pa
 
 
 class Queue:
-    """An intake that answers every message with this frame (its tag put in), or closes at once."""
+    """An intake that answers every message with this frame (its tag put in), or closes as soon as it has said Hello."""
 
     def __init__(self, directory: Path, answer: frames.Refused | None) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
@@ -355,6 +355,7 @@ class Queue:
         with sock:
             sock.settimeout(SECONDS)
             reader = netstring.Reader(frames.MAX_FRAME)
+            sock.sendall(frames.encode(frames.Hello(frames.VERSION, b"queue")))
             while self._answer and (data := sock.recv(65536)):
                 for payload in reader.feed(data):
                     frame = frames.decode(payload)
@@ -489,7 +490,8 @@ def run_against(
 
 
 def test_what_is_sent_is_frames(programs: Path, tmp_path: Path) -> None:
-    done, received = run_against(frames.encode(frames.Exit(1, 7)), programs, tmp_path, size=100_000)
+    answer = frames.encode(frames.Hello(frames.VERSION, b"inject")) + frames.encode(frames.Exit(1, 7))
+    done, received = run_against(answer, programs, tmp_path, size=100_000)
     sent = [frames.decode(payload) for payload in netstring.Reader(1 << 20).feed(received)]
     assert sent[:2] == [
         frames.Hello(frames.VERSION, b"sendclient"),
@@ -518,6 +520,8 @@ def test_an_early_refusal_is_heard_while_input_is_still_sent(programs: Path, tmp
     [
         b"",
         frames.encode(frames.Hello(frames.VERSION + 1, b"inject")),
+        frames.encode(frames.Hello(frames.VERSION, b"inject")),
+        b"7:v3,50:x,",
         b"5:x1:1",
         b"garbage without end" * 10_000,
         b"99999999:",

@@ -57,6 +57,7 @@ class Server:
         sock, _ = await asyncio.wait_for(loop.sock_accept(self.listener), SECONDS)
         peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close, takes_descriptors=True))
         assert await peer.frame() == frames.Hello(frames.VERSION, b"send")
+        peer.send(frames.Hello(frames.VERSION, b"server"))
         return peer
 
 
@@ -80,6 +81,7 @@ class House:
         sock.connect(str(self._directory / "run" / name) + ".sock")
         peer = Peer(lambda on_frame, on_close: Channel(loop, sock, on_frame, on_close, takes_descriptors=True))
         peer.send(frames.Hello(frames.VERSION, b"queue"))
+        assert await peer.frame() == frames.Hello(frames.VERSION, b"send")
         return peer
 
     async def command(self, *words: bytes) -> frames.Answer:
