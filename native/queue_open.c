@@ -100,6 +100,28 @@ static void count_name(void *argument, const char *name)
     *(size_t *)argument += name[0] != '.';
 }
 
+/* The queue's own name in the directory above. One that we may not read is not ours to sync, nor did we make a name in it. */
+static int sync_above(struct queue *q)
+{
+    char path[PATH_ROOM], *end;
+    int fd, error;
+
+    snprintf(path, sizeof path, "%s", q->directory);
+    for (end = path + strlen(path); end > path && end[-1] == '/'; end--)
+        ;
+    while (end > path && end[-1] != '/')
+        end--;
+    if (end == path)
+        *end++ = '.';
+    *end = 0;
+    fd = q->system.open(q->system.context, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd == -EACCES ? Q_OK : io_failure(q, fd, path);
+    error = q->system.sync(q->system.context, fd);
+    q->system.close(q->system.context, fd);
+    return error < 0 ? io_failure(q, error, path) : Q_OK;
+}
+
 /* The format file is made once, with everything above it durable, before there is any segment. */
 static int make_format(struct queue *q, const char *path)
 {
@@ -114,6 +136,8 @@ static int make_format(struct queue *q, const char *path)
         return io_failure(q, (int)error, fresh);
     if (segments || !q->options.create)
         return fail_with(q, Q_FORMAT, "%s is missing: expected \"qmaild queue 1\"", path);
+    if (sync_above(q) != Q_OK)
+        return Q_IO;
     snprintf(fresh, sizeof fresh, "%s/format.new", q->directory);
     fd = q->system.open(q->system.context, fresh, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     error = fd;

@@ -1,4 +1,4 @@
-/* The simulated disk. Directories themselves are durable when made; names in them, sizes and sectors are not. */
+/* The simulated disk. The root is durable; names, sizes and sectors are not. */
 #include "disk.h"
 
 #include <errno.h>
@@ -41,11 +41,57 @@ uint64_t disk_random(struct disk *disk, uint64_t below)
     return below ? disk->random % below : disk->random;
 }
 
+static struct file *new_file(struct disk *disk)
+{
+    struct file *file = calloc(1, sizeof *file);
+
+    if (disk->file_count == FILES)
+        abort();
+    disk->files[disk->file_count++] = file;
+    return file;
+}
+
+static struct file *new_directory(struct disk *disk, const char *path)
+{
+    struct file *file = new_file(disk);
+
+    file->directory = 1;
+    snprintf(file->path, PATH, "%s", path);
+    return file;
+}
+
+/* The root is "". */
+static struct name *find_name(struct disk *disk, const char *path)
+{
+    for (size_t at = 0; at < disk->name_count; at++)
+        if (strcmp(disk->names[at].path, strcmp(path, "/") == 0 ? "" : path) == 0)
+            return &disk->names[at];
+    return NULL;
+}
+
+static struct name *make_name(struct disk *disk, const char *path)
+{
+    struct name *name = find_name(disk, path);
+
+    for (size_t at = 0; !name && at < disk->name_count; at++)
+        if (!disk->names[at].now && !disk->names[at].durable)
+            name = &disk->names[at];
+    if (!name) {
+        if (disk->name_count == NAMES)
+            abort();
+        name = &disk->names[disk->name_count++];
+    }
+    snprintf(name->path, PATH, "%s", path);
+    return name;
+}
+
 struct disk *disk_new(uint64_t seed)
 {
     struct disk *disk = calloc(1, sizeof *disk);
 
     disk->random = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+    make_name(disk, "")->now = new_directory(disk, "");
+    disk->names[0].durable = disk->names[0].now;
     return disk;
 }
 
@@ -103,40 +149,6 @@ static int fate(struct disk *disk, int needs_room)
         return -disk->error;
     }
     return 0;
-}
-
-static struct file *new_file(struct disk *disk)
-{
-    struct file *file = calloc(1, sizeof *file);
-
-    if (disk->file_count == FILES)
-        abort();
-    disk->files[disk->file_count++] = file;
-    return file;
-}
-
-static struct name *find_name(struct disk *disk, const char *path)
-{
-    for (size_t at = 0; at < disk->name_count; at++)
-        if (strcmp(disk->names[at].path, path) == 0)
-            return &disk->names[at];
-    return NULL;
-}
-
-static struct name *make_name(struct disk *disk, const char *path)
-{
-    struct name *name = find_name(disk, path);
-
-    for (size_t at = 0; !name && at < disk->name_count; at++)
-        if (!disk->names[at].now && !disk->names[at].durable)
-            name = &disk->names[at];
-    if (!name) {
-        if (disk->name_count == NAMES)
-            abort();
-        name = &disk->names[disk->name_count++];
-    }
-    snprintf(name->path, PATH, "%s", path);
-    return name;
 }
 
 static void grow(struct file *file, uint64_t size)
@@ -329,10 +341,7 @@ static int sim_mkdir(void *context, const char *path, unsigned mode)
         return error;
     if (name && name->now)
         return -EEXIST;
-    name = make_name(disk, path);
-    name->now = name->durable = new_file(disk);
-    name->now->directory = 1;
-    snprintf(name->now->path, PATH, "%s", path);
+    make_name(disk, path)->now = new_directory(disk, path);
     return 0;
 }
 
@@ -416,6 +425,20 @@ static void file_restart(struct disk *disk, struct file *file, enum disk_loss lo
     file->size = file->durable_size;
 }
 
+/* What was in a directory whose own name was lost is lost with it; a directory comes before all in it. */
+static void names_in_nothing_go(struct disk *disk)
+{
+    for (size_t at = 1; at < disk->name_count; at++) {
+        struct name *name = &disk->names[at], *above;
+        char path[PATH];
+        snprintf(path, PATH, "%s", name->path);
+        *strrchr(path, '/') = 0;
+        above = find_name(disk, path);
+        if (!above || !above->now)
+            name->now = name->durable = NULL;
+    }
+}
+
 void disk_kill(struct disk *disk)
 {
     memset(disk->handles, 0, sizeof disk->handles);
@@ -431,6 +454,7 @@ void disk_restart(struct disk *disk, enum disk_loss loss)
             name->durable = name->now;
         name->now = name->durable;
     }
+    names_in_nothing_go(disk);
     for (size_t at = 0; at < disk->file_count; at++)
         if (!disk->files[at]->directory)
             file_restart(disk, disk->files[at], loss);
@@ -469,7 +493,7 @@ struct disk *disk_clone(const struct disk *disk)
 
     for (size_t at = 0; at < disk->name_count; at++) {
         struct name *name = &clone->names[clone->name_count];
-        if (!disk->names[at].now)
+        if (at == 0 || !disk->names[at].now) /* it has its own root */
             continue;
         memcpy(name->path, disk->names[at].path, PATH);
         name->now = name->durable = clone_of(clone, files, clones, &count, disk->names[at].now);
