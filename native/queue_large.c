@@ -230,16 +230,21 @@ static int by_number(const void *left, const void *right)
 }
 
 /* A record without its file is of a message that was never acknowledged, or the file was taken away: it is dropped
-   and counted. */
-static void drop_the_missing(struct queue *q, const struct numbers *there)
+   and counted. The log says so with the next commit: the file may come back, if its unlinking was not durable. */
+static int drop_the_missing(struct queue *q, const struct numbers *there)
 {
     for (struct message *message = index_next(q, 0), *next; message; message = next) {
         next = index_next(q, message->number);
         if (!message->large || bsearch(&message->number, there->at, there->used, sizeof *there->at, by_number))
             continue;
-        q->damaged += !state_is_over(message); /* I14: one that has ended lost its file then */
+        if (!state_is_over(message)) { /* I14: one that has ended lost its file then */
+            q->damaged++;
+            if (!append_record(q, END, MARK_LARGE, message->number, RECORD_HEAD))
+                return fail_with(q, Q_MEMORY, "no memory for a record");
+        }
         index_drop(q, message);
     }
+    return Q_OK;
 }
 
 int large_tidy(struct queue *q)
@@ -259,7 +264,7 @@ int large_tidy(struct queue *q)
             qsort(tidying.there.at, tidying.there.used, sizeof *tidying.there.at, by_number);
         else
             numbers_add(&tidying.there, 0); /* bsearch wants an array */
-        drop_the_missing(q, &tidying.there);
+        tidying.code = drop_the_missing(q, &tidying.there);
     }
     free(tidying.orphans.at);
     free(tidying.there.at);
