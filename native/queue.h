@@ -28,7 +28,8 @@
    I11 A large message's own file and its directory entry are durable before the record that names it is appended;
        the file is unlinked only after the end of the message is durable. Files no record names go at open.
    I12 Sizes read from disk are hostile: each is checked against what surrounds it before it is used.
-   I13 A bad record costs only itself: replay goes on at the next record that is whole. The tail is where none follows.
+   I13 A bad record costs only itself: replay goes on at the next record that is whole. The tail is where none follows. Bad
+       records of the last batch are a torn write, and counted as that (I18).
    I14 A recipient that is done or failed stays so. A message whose recipients are all done and that has no notes has
        ended, with or without an END record.
    I15 A refused or failed call leaves no trace, in memory or on disk.
@@ -46,6 +47,11 @@
        that is damaged leaves no trace: the whole log is replayed. (Of due times it keeps what no record tells too: that a retry
        was asked for, that what could not be read was put off. Nothing else in memory is untold.)
 
+   I18 A sync that failed may leave bytes in the cache that no later sync writes, and who reads them there cannot tell. So the
+       first record of a batch says that all before it in its segment is durable, and an open writes again and syncs what
+       it has read behind the last such record of a segment whose end no later header tells, and that segment's header,
+       before it tells or frees anything.
+
    FILES   DIR/format        "qmaild queue 1\n"
            DIR/lock          flock'ed by the one process that has the store open
            DIR/segments/NAME eight hex digits; all of one size, written through before use
@@ -62,7 +68,7 @@
    RECORD           40 bytes, then the body, then zeros up to a multiple of 8
        0  u32 0x31524d51     4 u32 CRC32C of bytes 8..length-1
        8  u64 generation    16 u64 stamp            24 u64 message number
-      32  u32 length, all of it                     36 u16 type     38 u16 marks (1 copy, 2 large)
+      32  u32 length, all of it                     36 u16 type     38 u16 marks (1 copy, 2 large, 4 I18)
    MESSAGE 1   40 i64 birth, 48 u32 flags, 52 u32 recipients, 56 u32 length of origin, 60 of sender, 64 of recipients,
                68 u32 of content, 72 u64 ends, 80 u64 serves number, 88 u32 serves index, 92 u32 0,
                96 u64 bytes in its own file (0: none); 104 origin, sender, recipients (u16 length, bytes), content

@@ -182,10 +182,15 @@ static int activate_spare(struct queue *q)
     return 0;
 }
 
-static int write_block(struct queue *q, struct segment *segment, struct block *block)
+/* I18: the first record of a batch says that all before it is durable. (A fact that comes again may have said so where it
+   stood before.) */
+static int write_block(struct queue *q, struct segment *segment, struct block *block, int is_first)
 {
-    for (size_t at = 0; at < block->used; at += take32(block->bytes + at + 32))
+    for (size_t at = 0; at < block->used; at += take32(block->bytes + at + 32)) {
+        unsigned marks = take16(block->bytes + at + 38) & ~(unsigned)MARK_SURE;
+        put16(block->bytes + at + 38, (uint16_t)(is_first && at == 0 ? marks | MARK_SURE : marks));
         record_seal(block->bytes + at, segment->generation, segment->stamp);
+    }
     int64_t done = q->system.write(q->system.context, segment->fd, block->bytes, block->used, block->offset);
     return done < 0 ? (int)done : 0;
 }
@@ -233,7 +238,7 @@ static void write_and_sync(struct queue *q)
     q->writing = 1;
     pthread_mutex_unlock(&q->lock);
     for (struct block *block = first; block && error >= 0; block = block->next)
-        error = write_block(q, segment, block);
+        error = write_block(q, segment, block, block == first);
     if (error >= 0)
         error = q->system.sync_data(q->system.context, segment->fd);
     pthread_mutex_lock(&q->lock);

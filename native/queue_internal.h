@@ -35,7 +35,7 @@
 #define CHUNK_LAST 16u /* what the last chunk says */
 
 enum record_type { MESSAGE = 1, DONE = 2, FAIL = 3, DEFER = 4, END = 5, OLDEST = 6 };
-enum { MARK_COPY = 1, MARK_LARGE = 2 };
+enum { MARK_COPY = 1, MARK_LARGE = 2, MARK_SURE = 4 };
 
 struct segment {
     struct segment *next; /* in the log, oldest first; or among the void ones */
@@ -49,6 +49,7 @@ struct segment {
     uint8_t bad;          /* a sync failed here (I6) */
     uint8_t closed;       /* no further record: a later header may say where this one ends */
     uint8_t intact;       /* a header was readable */
+    uint8_t told;         /* at open: a later header says where this one ends */
 };
 
 struct note {
@@ -198,7 +199,7 @@ struct queue {
     uint32_t again;           /* blocks of facts that are on their way once more (I6) */
     struct checkpoint checkpoint;
     struct segment limbo;     /* at open: messages of the checkpoint whose place the log has yet to tell */
-    struct segment *released; /* void, but not yet durably so (I7) */
+    struct segment *released; /* void, but not yet durably so (I7, I18) */
     struct segment *aside;    /* at open: what has no header */
     uint64_t missing;         /* at open: a generation of the log that is not there */
     struct block *filling;

@@ -311,8 +311,10 @@ static uint64_t mark_chain(struct segment **all, size_t count, uint64_t oldest, 
             break;
         at--;
         if (later->intact && all[at]->generation == later->previous && later->previous_end >= SEGMENT_START &&
-            later->previous_end <= all[at]->limit)
+            later->previous_end <= all[at]->limit) {
             all[at]->limit = later->previous_end;
+            all[at]->told = 1;
+        }
     }
     return missing;
 }
@@ -356,18 +358,26 @@ static void sort_out(struct queue *q, struct segment **all, size_t count)
             all[at]->next = q->aside;
             q->aside = all[at];
         } else {
-            take_spare(q, all[at]);
+            all[at]->next = q->released;
+            q->released = all[at];
         }
     }
     q->oldest_durable = q->oldest;
 }
 
-/* After replay, which may have found that what is missing is void by now. If it is not, nothing that may be it is touched. */
+/* After replay, which has made sure of what says that they are void (I18), and may have found that what is missing is
+   void by now. If it is not, nothing that may be it is touched. */
 static void settle_aside(struct queue *q)
 {
     int is_missing = q->missing && q->missing >= q->oldest;
 
     q->damaged += (uint64_t)is_missing;
+    while (q->released) {
+        struct segment *segment = q->released;
+        q->released = segment->next;
+        segment->next = NULL;
+        take_spare(q, segment);
+    }
     while (q->aside) {
         struct segment *segment = q->aside;
         q->aside = segment->next;

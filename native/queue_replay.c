@@ -142,9 +142,12 @@ static uint64_t room_at(const struct segment *segment, uint64_t at)
     return end > at ? end - at : 0;
 }
 
-static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes, uint64_t start)
+/* Something bad between two good records is damage if what was synced later says that it was whole once. In the last
+   batch it is what a torn write leaves. *sure: all before it was durable when a record said so. Before: it is `start`. */
+static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes, uint64_t start, uint64_t *sure)
 {
-    uint64_t at = start, end = start;
+    uint64_t at = start, end = start, gaps = 0;
+
 
     while (at + RECORD_HEAD <= segment->limit) {
         int code;
@@ -152,8 +155,12 @@ static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t 
             at += 8;
             continue;
         }
-        if (at != end)
-            q->damaged++; /* I13: something stood between the last good record and this one */
+        gaps += at != end; /* I13: something stood between the last good record and this one */
+        if (take16(bytes + at + 38) & MARK_SURE) {
+            q->damaged += gaps;
+            gaps = 0;
+            *sure = at;
+        }
         code = replay_record(q, segment, bytes + at, at);
         if (code == Q_MEMORY)
             return code;
@@ -164,30 +171,53 @@ static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t 
     }
     segment->used = end;
     q->checkpoint.replayed += end - start;
-    if (segment->limit < segment->size - SEGMENT_TAIL && end < segment->limit)
+    *(segment->told ? &q->damaged : &q->torn) += gaps;
+    if (segment->told && end < segment->limit)
         q->damaged++; /* a later header knows that records stood up to the limit */
     else if (is_torn_at(bytes + end, segment->limit - end, segment))
         q->torn++;
     return Q_OK;
 }
 
+/* I18: what was read is on the disk, whatever the cache had held back. */
+static int make_sure(struct queue *q, const struct segment *segment, const uint8_t *bytes, uint64_t sure)
+{
+    uint8_t head[SEGMENT_HEAD];
+    int64_t done = 0;
+
+    if (segment->intact && !segment->bad) {
+        segment_head_fill(head, segment);
+        done = q->system.write(q->system.context, segment->fd, head, sizeof head, 0);
+        if (done >= 0)
+            done = q->system.write(q->system.context, segment->fd, head, sizeof head, segment->size - SEGMENT_TAIL);
+    }
+    if (done >= 0 && segment->used > sure)
+        done = q->system.write(q->system.context, segment->fd, bytes + sure, segment->used - sure, sure);
+    if (done >= 0)
+        done = q->system.sync_data(q->system.context, segment->fd);
+    if (done >= 0)
+        return Q_OK;
+    return fail_with(q, code_of((int)done), "%s: segment %08x cannot be made sure of: %s", q->directory, segment->name,
+                     strerror((int)-done));
+}
+
 /* What stands before `start` is known. */
 static int replay_segment(struct queue *q, struct segment *segment, uint64_t start)
 {
     uint8_t *bytes = calloc(1, segment->size);
+    uint64_t sure = start;
     int64_t got;
     int code = Q_OK;
 
     if (!bytes)
         return fail_with(q, Q_MEMORY, "no memory to read segment %08x", segment->name);
-    /* What is read here is acted upon: it must not be in the cache alone. */
-    got = q->system.sync_data(q->system.context, segment->fd);
-    if (got >= 0)
-        got = q->system.read(q->system.context, segment->fd, bytes + start, segment->size - start, start);
+    got = q->system.read(q->system.context, segment->fd, bytes + start, segment->size - start, start);
     if (got < 0)
         code = fail_with(q, Q_IO, "%s: segment %08x: %s", q->directory, segment->name, strerror((int)-got));
     else
-        code = replay_bytes(q, segment, bytes, start);
+        code = replay_bytes(q, segment, bytes, start, &sure);
+    if (code == Q_OK && !segment->told)
+        code = make_sure(q, segment, bytes, sure);
     free(bytes);
     return code;
 }

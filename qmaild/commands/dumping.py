@@ -86,7 +86,7 @@ class Reading:
                 end = item.offset + item.length
                 if not self.replay.take(segment, item):
                     item = Damage(item.offset, item.length, f"a {_kind(item)} record of message {item.number} that cannot be")
-            self.damages += isinstance(item, Damage)
+            self.damages += isinstance(item, Damage) and not item.is_torn
             yield item
         if not segment.is_closed and torn_at(data, end, segment.generation):
             yield Record(end, 0, 0, 0, 0, None)  # a crash cut a write short: nobody was promised it
@@ -148,6 +148,8 @@ def _header_values(segment: Segment) -> dict[str, Any]:
 
 
 def _line(segment: Segment, item: Record | Damage) -> str:
+    if isinstance(item, Damage) and item.is_torn:
+        return f"  {item.offset:>10} {item.length:>8}  the write was cut short: {item.text}"
     if isinstance(item, Damage):
         return f"  DAMAGED segments/{segment.name} at {item.offset}, {item.length} bytes: {item.text}"
     start = f"  {item.offset:>10} {item.length:>8}  {_kind(item):8}"
@@ -173,7 +175,7 @@ def _fact_text(fact: Fact) -> str:
 def _values(segment: Segment, item: Record | Damage) -> dict[str, Any]:
     place = {"segment": segment.name, "offset": item.offset, "length": item.length}
     if isinstance(item, Damage):
-        return {**place, "damage": item.text}
+        return {**place, "torn" if item.is_torn else "damage": item.text}
     values: dict[str, Any] = {**place, "kind": _kind(item), "number": item.number, "marks": item.marks}
     body = item.body
     if isinstance(body, Message):

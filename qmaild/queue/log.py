@@ -89,7 +89,7 @@ def chain(found: list[Segment]) -> tuple[list[Segment], int]:
         if not head.previous:
             break
         if before is not None and is_there and START <= head.previous_end <= before.limit:
-            before.is_closed = head.previous_end < before.limit
+            before.is_closed = True
             before.limit = head.previous_end
     return kept[::-1], missing
 

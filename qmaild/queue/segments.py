@@ -20,7 +20,7 @@ RECORD_HEAD = 40
 MESSAGE_HEAD = 104
 MAGIC = b"QMR1"
 RECIPIENTS_MOST, NOTE_MOST, LANE_MOST = 100_000, 4096, 1024
-COPY, LARGE = 1, 2  # marks
+COPY, LARGE, SURE = 1, 2, 4  # marks; I18 has the last
 
 MESSAGE, DONE, FAIL, DEFER, END, OLDEST = range(1, 7)
 KINDS = {MESSAGE: "message", DONE: "done", FAIL: "fail", DEFER: "defer", END: "end", OLDEST: "oldest"}
@@ -78,11 +78,12 @@ class Record(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes where a record should stand."""
+    """Bytes where a record should stand. is_torn: they are of the last batch, and may never have been whole."""
 
     offset: int
     length: int
     text: str
+    is_torn: bool = False
 
 
 def header(data: bytes) -> Header | None:
@@ -119,6 +120,24 @@ def _is_whole(data: bytes, at: int, limit: int, generation: int, stamp: int) -> 
 
 def records(data: bytes, generation: int, stamp: int, limit: int, is_closed: bool) -> Iterator[Record | Damage]:
     """Yield each record up to limit, and what is damaged between them. is_closed: records stood up to the limit."""
+    doubtful: list[Record | Damage] = []  # what is bad, and all behind it in its batch
+    end = START
+    for item in _records(data, generation, stamp, limit):
+        if isinstance(item, Record) and item.marks & SURE:
+            yield from doubtful
+            doubtful.clear()
+        if doubtful or isinstance(item, Damage):
+            doubtful.append(item)
+        else:
+            yield item
+        end = item.offset + item.length
+    for item in doubtful:
+        yield item._replace(is_torn=not is_closed) if isinstance(item, Damage) else item
+    if is_closed and end < limit:
+        yield Damage(end, limit - end, _what_stood(data, end, generation))
+
+
+def _records(data: bytes, generation: int, stamp: int, limit: int) -> Iterator[Record | Damage]:
     limit_here = min(limit, len(data))
     at = end = START
     while (at := _next_magic(data, at, limit_here)) >= 0:
@@ -130,8 +149,6 @@ def records(data: bytes, generation: int, stamp: int, limit: int, is_closed: boo
         record = _record(data, at)
         yield record
         at = end = at + record.length
-    if is_closed and end < limit:
-        yield Damage(end, limit - end, _what_stood(data, end, generation))
 
 
 def torn_at(data: bytes, end: int, generation: int) -> bool:

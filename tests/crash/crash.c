@@ -1,6 +1,6 @@
 /* The machine dies at call n, or call n fails; it comes back, and the promises are checked.
-   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice, faltering, hurried (the power
-   goes) or eio, enospc (call n fails), dying, full (all writes from call n on fail). Prints "points N served M": at M of
+   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice, faltering, hurried, believing (the
+   power goes) or eio, enospc (call n fails), dying, full (all writes from call n on fail). Prints "points N served M": at M of
    them the store opened with a checkpoint. A broken promise aborts. */
 #include "model.h"
 
@@ -18,9 +18,26 @@ static void recover_and_check(void)
     check_to_the_end();
 }
 
+/* The process ends, killed or in order, and another one works on with the same cache. */
+static void succeed(int killed)
+{
+    if (killed)
+        disk_crash_at(disk, 1);
+    let_go();
+    disk_kill(disk);
+    forget_tickets();
+    if (open_queue() != Q_OK)
+        broken("it does not open after a failure", ENTRIES, 0);
+    check_opened();
+    for (uint64_t more = disk_random(disk, 20); more; more--)
+        step((uint32_t)more);
+    disk_crash_at(disk, 1);
+}
+
 /* Die at call n; "twice": be killed, with the cache kept, then die again at any call of the recovery or soon after; "faltering":
    call n fails, and the power goes a little later; "hurried": call n fails, a small message is acknowledged at once, and the
-   power goes before anything else is durable. */
+   power goes before anything else is durable; "believing": call n fails, another process opens what the cache has, and the power
+   goes when that has worked for a while. */
 static int crash_point(const char *mode, uint64_t seed, uint64_t n)
 {
     enum disk_loss loss = strcmp(mode, "lost") == 0 ? LOST : strcmp(mode, "kept") == 0 ? KEPT : TORN;
@@ -35,13 +52,21 @@ static int crash_point(const char *mode, uint64_t seed, uint64_t n)
     if (strcmp(mode, "hurried") == 0) {
         disk_crash_at(disk, 0);
         disk_fail_at(disk, n, EIO, 0);
-        hurry = 1;
+        course = HURRY;
         loss = n % 3 ? TORN : LOST;
     }
+    if (strcmp(mode, "believing") == 0) {
+        disk_crash_at(disk, 0);
+        disk_fail_at(disk, n, EIO, 0);
+        course = LEAVE;
+        loss = n % 3 ? LOST : TORN;
+    }
     run_workload();
-    if (!disk_is_dead(disk) && !(hurry && disk_has_failed(disk)))
+    if (!disk_is_dead(disk) && !(course != GO_ON && disk_has_failed(disk)))
         return 0;
-    hurry = 0;
+    if (course == LEAVE)
+        succeed(n % 4 != 0);
+    course = GO_ON;
     let_go();
     if (strcmp(mode, "twice") == 0) {
         if (n % 2)

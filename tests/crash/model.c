@@ -31,7 +31,7 @@ static int64_t clock_now;
 struct disk *disk;
 struct queue *q;
 const char *doing = "";
-int hurry;
+enum course course;
 void (*tell)(const struct fact *fact);
 
 void broken(const char *what, uint32_t id, uint64_t detail)
@@ -467,6 +467,29 @@ void check(void)
     }
 }
 
+/* The look of a store that was opened goes out to the world: deliveries follow from it, bounces too. */
+void check_opened(void)
+{
+    check();
+    if (disk_is_dead(disk))
+        return;
+    for (uint32_t id = 0; id < entry_count; id++) {
+        struct entry *entry = &entries[id];
+        struct queue_job job;
+        if (!entry->acked)
+            continue;
+        if (queue_show(q, entry->number, &job) != Q_OK && queue_show(q, entry->number, &job) != Q_OK) {
+            if (disk_is_dead(disk))
+                return;
+            entry->end_asked = entry->end_acked = 1;
+            continue;
+        }
+        for (uint32_t part = 0; part < job.part_count; part++)
+            if (job.parts[part].state == (entry->asked[part] == SERVED ? Q_DONE : Q_FAILED)) /* not a forward's doing */
+                entry->sure[part] = 1;
+    }
+}
+
 /* Whatever happened, the store still works: a new message, then everything delivered, then nothing is left. */
 void drain(void)
 {
@@ -713,7 +736,7 @@ void come_and_go(void)
         return;
     if (open_queue() != Q_OK && (disk_is_dead(disk) || open_queue() != Q_OK))
         return;
-    check();
+    check_opened();
 }
 
 /* A call has failed: what the core does next must be safe before it has tidied up. */
@@ -733,12 +756,15 @@ void run_workload(void)
     if (open_queue() != Q_OK && (disk_is_dead(disk) || open_queue() != Q_OK))
         return;
     for (uint32_t number = 0; number < STEPS && q && !disk_is_dead(disk); number++) {
-        if (number == STEPS * 2 / 3 && !hurry) /* another process would believe what a failed sync left in the cache */
+        if (number == STEPS * 2 / 3)
             come_and_go();
         if (q)
             step(number);
-        if (q && hurry && disk_has_failed(disk)) {
-            hurry_on();
+        if (q && course != GO_ON && disk_has_failed(disk)) {
+            if (course == HURRY)
+                hurry_on();
+            for (uint64_t more = disk_random(disk, 4); course == LEAVE && more; more--)
+                step(number);
             return;
         }
     }

@@ -41,8 +41,9 @@ void recall(const struct fact *fact);
 /* Say which promise was broken, about which message, and abort. */
 void broken(const char *what, uint32_t id, uint64_t detail);
 void start_over(uint64_t workload_seed, uint64_t disk_seed);
-/* With `hurry`, the first call that fails is answered with a small message, and the power goes as soon as it is acknowledged. */
-extern int hurry;
+/* What follows the first call that fails. HURRY: a small message, and the power goes as soon as it is acknowledged. LEAVE: the
+   workload ends a few steps later, with the queue open. */
+extern enum course { GO_ON, HURRY, LEAVE } course;
 void run_workload(void);
 void step(uint32_t number);
 void settle(void);
@@ -58,6 +59,8 @@ void forget_numbers(void);
 void expect_all(void);
 /* Look at every message and hold it against the promises. */
 void check(void);
+/* The same when the store has just been opened: what it shows is promised from now on. */
+void check_opened(void);
 /* Deliver everything, and see that nothing is left. */
 void drain(void);
 /* Both, then open it once more, look again, and close it. */

@@ -92,6 +92,12 @@ def test_a_message_acknowledged_right_after_a_call_has_failed_survives_the_power
     tried(built, "hurried", record_property)
 
 
+def test_what_another_process_shows_after_a_failed_sync_survives_the_power_cut_that_follows(
+    built: pathlib.Path, record_property: Record
+) -> None:
+    tried(built, "believing", record_property)
+
+
 @pytest.mark.parametrize("mode", ["eio", "enospc"])
 def test_any_call_failing_once_breaks_no_promise(built: pathlib.Path, mode: str, record_property: Record) -> None:
     tried(built, mode, record_property)

@@ -84,14 +84,15 @@ def live_through(client: Client, chance: random.Random, steps: int) -> None:
 
 @pytest.fixture
 def directory(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A queue with a history and six messages, closed."""
+    """A queue with a history and six messages, the last of them in a batch of its own, closed."""
     client = Client(tmp_path / "queue")
     live_through(client, random.Random(1), 30)
     for number in client.store.find(None, 0, 1000)[0]:
         client.store.end(number)
     for place in range(6):
         client.add(b"content %d" % place, (b"a@b.example", b"c@d.example"))
-    client.settle()
+        if place >= 4:
+            client.settle()
     client.store.close()
     return tmp_path / "queue"
 
@@ -201,6 +202,24 @@ def test_another_record_of_a_number_with_another_size_is_named_and_changes_nothi
     assert out.endswith("6 messages live; 1 places are damaged\n")
     dumped = by_dump(directory)
     assert by_store(directory) == (dumped, 1)
+
+
+def test_what_is_bad_in_the_last_batch_is_named_and_is_no_damage(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = Client(tmp_path / "queue")
+    for size in (10, 3000, 10):
+        client.add(b"x" * size)
+    client.settle()
+    client.store.close()
+    path, record = list(messages(tmp_path / "queue"))[1]
+    data = bytearray(path.read_bytes())
+    data[record.offset + 512 : record.offset + 1024] = bytes(512)
+    path.write_bytes(data)
+    code, out, _ = dump(tmp_path / "queue", capsys)
+    assert code == 0 and out.endswith("2 messages live; 0 places are damaged\n")
+    expected = f"the write was cut short: a message record of message {record.number} is not whole"
+    assert f"{record.offset:>10} {record.length:>8}  {expected}\n" in out
 
 
 def test_a_torn_tail_is_named_and_is_no_damage(directory: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -588,6 +588,8 @@ def test_segments_keep_their_size_when_another_is_asked_for(client: Client) -> N
 def test_damage_costs_one_message_and_is_counted(client: Client) -> None:
     numbers = [client.add(b"%d " % at * 500) for at in range(5)]
     client.settle()
+    numbers.append(client.add(b"its batch says that all before it was durable"))
+    client.settle()
     client.store.close()
     segment = client.holder(b"2 2 2 2")
     content = bytearray(segment.read_bytes())
@@ -596,6 +598,21 @@ def test_damage_costs_one_message_and_is_counted(client: Client) -> None:
     client.store = Store.open(client.directory, segment_bytes=SEGMENT)
     assert [summary.number for summary in client.store.messages(0, 99)] == numbers[:2] + numbers[3:]
     assert client.store.counts().damaged == 1
+
+
+def test_what_is_bad_in_the_last_batch_counts_as_torn(client: Client) -> None:
+    numbers = [client.add(b"%d " % at * 500) for at in range(5)]
+    client.settle()
+    client.store.close()
+    segment = client.holder(b"2 2 2 2")
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"2 2 2 2") + 9] ^= 1
+    segment.write_bytes(content)
+    for _ in range(2):  # what an open has written again is no other for it
+        client.store = Store.open(client.directory, segment_bytes=SEGMENT)
+        assert [summary.number for summary in client.store.messages(0, 99)] == numbers[:2] + numbers[3:]
+        assert (client.store.counts().damaged, client.store.counts().torn) == (0, 1)
+        client.store.close()
 
 
 def test_a_record_that_goes_bad_while_open_is_never_delivered(client: Client) -> None:
