@@ -56,6 +56,8 @@ class Writer:
                     self._size = self._take(2)
                 case b"F":
                     content = self._run(4096)
+                case b"C":
+                    self._checkpoint()
                 case b"L" if (files := files + 1) <= MOST_FILES:
                     self._file()
             self._used = min(self._used, SIZE - 16384)
@@ -123,6 +125,19 @@ class Writer:
         record = b"QMR1" + struct.pack("<I", checksum(head + body) if sealed else 0) + head + body
         self._image[self._used : self._used + len(record)] = record
         self._used += len(record)
+
+    def _checkpoint(self) -> None:
+        generation, offset, chunks = self._take(1), self._take(2), self._take(1) % 4
+        sealed = bool(self._marks & SEAL_RECORDS)
+        oldest, following = self._take(1), self._take(1)
+        head = struct.pack("<6Q", 77, generation, 0x1234 + generation - 1, START + offset * 8, oldest, following) + bytes(8)
+        start = struct.pack("<8sI", b"qmaildcp", 1)
+        found = start + struct.pack("<I", checksum(head, checksum(start)) if self._marks & SEAL_HEADS else 0) + head
+        for kind in (*[1] * chunks, 2):
+            body = self._run(3000) if kind == 1 else struct.pack("<2Q", self._take(1), self._take(1))
+            chunk = struct.pack("<QQII", 77, len(found), 32 + len(body), kind) + body
+            found += b"QMC1" + struct.pack("<I", checksum(chunk) if sealed else 0) + chunk
+        self.files["checkpoint"] = found
 
     def _bytes(self) -> None:
         place = self._take(2)
