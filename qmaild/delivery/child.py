@@ -7,6 +7,7 @@ programs gets a process of its own, so that a program that hangs holds up nobody
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import select
 import signal
@@ -48,9 +49,11 @@ class Inbox:
         self._reader = netstring.Reader(frames.MAX_FRAME)
         self._descriptors: deque[int] = deque()
         self._is_over = False
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), 0)  # POLLHUP is told unasked
 
     def take(self) -> list[Order]:
-        """Wait for orders and return all that are there; none at the end of the stream."""
+        """Wait for orders and return all that are there; none at the end of the stream, or once local is gone."""
         orders: list[Order] = []
         while len(orders) < BATCH and not self._is_over:
             try:
@@ -63,14 +66,23 @@ class Inbox:
             if not data or flags & socket.MSG_CTRUNC:
                 # No descriptor was free for one of an order: that order is lost, and only our end tells of it.
                 self._is_over = True
-                return orders
+                break
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     received = array.array("i")
                     received.frombytes(content[: len(content) - len(content) % received.itemsize])
                     self._descriptors.extend(received)
             orders += [self._order(frames.decode(payload)) for payload in self._reader.feed(data)]
-        return orders
+        return self.wanted(orders)
+
+    def wanted(self, orders: list[Order]) -> list[Order]:
+        """Return these, or none if local is gone: they will be ordered again, so nothing of them is to be begun."""
+        if not orders or not self._poll.poll(0):
+            return orders
+        for _, descriptor in orders:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return []
 
     def _order(self, frame: Any) -> Order:
         if not isinstance(frame, frames.Deliver | frames.Exists):
@@ -133,6 +145,7 @@ class _Workers:
                     orders = self._inbox.take()
                     self._waiting.extend(orders)
                     is_open = bool(orders)
+            self._waiting = deque(self._inbox.wanted(list(self._waiting)))
             while self._may_start():
                 self._start(self._waiting.popleft())
 
@@ -141,12 +154,12 @@ class _Workers:
 
     def _start(self, order: Order) -> None:
         if isinstance(order[0], frames.Exists):
-            self._sock.sendall(self._answer(order))
+            self._say(self._answer(order))
             return
         try:
             reading, writing, process = _fork()
         except OSError as error:
-            self._sock.sendall(_unanswered(order[0].tag, of_error(b"start a program", error)))
+            self._say(_unanswered(order[0].tag, of_error(b"start a program", error)))
             if order[1] >= 0:
                 os.close(order[1])
             return
@@ -179,7 +192,11 @@ class _Workers:
         del self._running[pipe]
         os.waitpid(process, 0)
         # Killed, by the user perhaps: what it did is unknown, and unknown is temporary.
-        self._sock.sendall(answer or _unanswered(tag, _DIED))
+        self._say(answer or _unanswered(tag, _DIED))
+
+    def _say(self, answer: bytes) -> None:
+        with contextlib.suppress(OSError):  # local is gone: no reason to end the programs that run
+            self._sock.sendall(answer)
 
 
 def _fork() -> tuple[int, int, int]:

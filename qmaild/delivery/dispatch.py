@@ -30,6 +30,7 @@ _ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}")
 
 CHILD_LOST = temporary(b"4.3.0", b"the deliverer of this user ended or did not answer")
 CHILD_LIES = temporary(b"4.3.0", b"the deliverer of this user gave no sensible answer")
+UNWANTED = temporary(b"4.3.0", b"nobody waits for this delivery any more")
 LOOPING = permanent(b"5.4.6", b"this message is looping: it already has my Delivered-To line")
 
 Done = Callable[[Outcome, bytes], None]
@@ -53,6 +54,11 @@ class Dispatcher:
         self.outstanding += 1
         _Order(self, channel, order, descriptor).start()
 
+    def forget(self, channel: Channel) -> None:
+        """Who gave these orders is gone, and they will come again: what has not begun of them is dropped."""
+        self.mailboxes.drop_unwanted()
+        self.programs.drop_unwanted()
+
 
 class _Order:
     __slots__ = ("_channel", "_contents", "_house", "_left", "_order", "_outcomes", "_peers")
@@ -70,7 +76,10 @@ class _Order:
         if not self._left:
             self._report()
         for place in range(len(self._outcomes)):
-            _Attempt(self._house, self._order, place, self._contents, self._done_with(place)).start()
+            _Attempt(self._house, self._order, place, self._contents, self._is_wanted, self._done_with(place)).start()
+
+    def _is_wanted(self) -> bool:
+        return self._channel.is_open
 
     def _done_with(self, place: int) -> Done:
         def done(outcome: Outcome, peer: bytes) -> None:
@@ -98,11 +107,14 @@ class _Attempt:
 
     __slots__ = (
         "_alias_sender", "_contents", "_domain", "_done", "_envelope", "_fixed", "_forwards", "_house", "_instructions",
-        "_lines", "_local", "_names", "_order", "_peer", "_place", "_texts", "_uid",
+        "_is_wanted", "_lines", "_local", "_names", "_order", "_peer", "_place", "_texts", "_uid",
     )  # fmt: skip
 
-    def __init__(self, house: Dispatcher, order: frames.Order, place: int, contents: Contents, done: Done) -> None:
+    def __init__(
+        self, house: Dispatcher, order: frames.Order, place: int, contents: Contents, is_wanted: Callable[[], bool], done: Done,
+    ) -> None:  # fmt: skip
         self._house = house
+        self._is_wanted = is_wanted
         self._order = order
         self._place = place
         self._contents = contents
@@ -145,7 +157,9 @@ class _Attempt:
 
     def _next(self) -> None:
         """Take the next step; after the last one the recipient is served."""
-        if self._names:
+        if not self._is_wanted():
+            self._done(UNWANTED, self._peer)
+        elif self._names:
             name = self._names.pop(0)
             self._house.resolver.mailbox(name, lambda target: self._step(target, name, b"", 0))
         elif self._lines:
@@ -177,6 +191,9 @@ class _Attempt:
         self._ask(self._house.mailboxes, self._answered)
 
     def _ask(self, children: Children, answered: Callable[[Any], None]) -> None:
+        if not self._is_wanted():
+            self._done(UNWANTED, self._peer)
+            return
         try:
             body = os.dup(self._contents.descriptor) if self._contents.descriptor >= 0 else -1
         except OSError as error:
@@ -184,7 +201,7 @@ class _Attempt:
             return
         children.ask(
             self._uid, answered, frames.Deliver, *self._envelope, self._instructions, self._fixed, self._order.size,
-            self._contents.content, int(body >= 0), descriptor=body,
+            self._contents.content, int(body >= 0), descriptor=body, is_wanted=self._is_wanted,
         )  # fmt: skip
 
     def _answered(self, frame: Any) -> None:

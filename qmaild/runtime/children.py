@@ -31,13 +31,32 @@ _VERSION = 1
 Answered = Callable[[Any], None]
 
 
-class _Later(NamedTuple):
-    """A question that the child has no room for yet, since then."""
+class _Question(NamedTuple):
+    """What is asked of a child, since when, and whether somebody still wants to know."""
 
     since: float
     done: Answered
+    is_wanted: Callable[[], bool]
     frame: frames.Frame
     descriptor: int
+
+    def drop(self) -> None:
+        """It will not be asked."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.done(None)
+
+
+def _always() -> bool:
+    return True
+
+
+def _is_kept(question: _Question) -> bool:
+    """Return whether it is wanted; else it is dropped."""
+    if not question.is_wanted():
+        question.drop()
+        return False
+    return True
 
 
 class _Child:
@@ -46,8 +65,8 @@ class _Child:
     def __init__(self, uid: int, now: float) -> None:
         self.uid = uid
         self.channel: Channel | None = None
-        self.waiting: dict[int, Answered] = {}
-        self.later: deque[_Later] = deque()
+        self.waiting: dict[int, _Question] = {}
+        self.later: deque[_Question] = deque()
         self.crowded = 0.0  # until then it gets no more questions than it has room for
         self.heard = now  # when it last answered, or was last asked while it had nothing to do
 
@@ -69,7 +88,7 @@ class Children:
         self._limit = limit
         self._window = window
         self._children: dict[int, _Child] = {}  # least recently used first
-        self._held: deque[tuple[int, Answered, frames.Frame, int]] = deque()  # for uids that have to wait for a place
+        self._held: deque[tuple[int, _Question]] = deque()  # for uids that have to wait for a place
         self._spawner: socket.socket | None = None
         self._spawner_used = 0.0
         self._tag = 0
@@ -83,24 +102,37 @@ class Children:
     def count(self) -> int:
         return len(self._children)
 
-    def ask(self, uid: int, done: Answered, kind: Callable[..., Any], *fields: Any, descriptor: int = -1) -> None:
-        """Send kind(tag, *fields) to the child of uid; done gets its answer or None, once. The descriptor is ours from here."""
+    def ask(
+        self, uid: int, done: Answered, kind: Callable[..., Any], *fields: Any, descriptor: int = -1,
+        is_wanted: Callable[[], bool] = _always,
+    ) -> None:  # fmt: skip
+        """Send kind(tag, *fields) to the child of uid; done gets its answer or None, once. The descriptor is ours from here.
+
+        is_wanted: asked again before the child is; once it is false nothing is to be begun for this question.
+        """
         self._tag += 1
-        frame = kind(self._tag, *fields)
+        question = _Question(self._loop.time(), done, is_wanted, kind(self._tag, *fields), descriptor)
         # While some wait for a place all stand in line: else busy children would keep theirs for ever.
         child = None if self._held else self._children.get(uid) or self._make(uid)
         if child is None:
-            self._held.append((uid, done, frame, descriptor))
+            self._held.append((uid, question))
         else:
-            self._put(child, done, frame, descriptor)
+            self._put(child, question)
+
+    def drop_unwanted(self) -> None:
+        """Begin nothing of what nobody wants any more. A child with nothing else to do is closed: it may not have read it."""
+        self._held = deque([each for each in self._held if _is_kept(each[1])])
+        for child in list(self._children.values()):
+            child.later = deque([each for each in child.later if _is_kept(each)])
+            has_other = child.later or any(each.is_wanted() for each in child.waiting.values())
+            if child.waiting and not has_other and child.channel:
+                child.channel.close()
 
     def close(self) -> None:
         """Close all children; what was asked is answered None."""
         held, self._held = self._held, deque()
-        for _, done, _, descriptor in held:
-            if descriptor >= 0:
-                os.close(descriptor)
-            done(None)
+        for _, question in held:
+            question.drop()
         for child in list(self._children.values()):
             if child.channel:
                 child.channel.close()
@@ -109,16 +141,13 @@ class Children:
             self._sweeper.cancel()
             self._sweeper = None
 
-    def _put(self, child: _Child, done: Answered, frame: frames.Frame, descriptor: int) -> None:
+    def _put(self, child: _Child, question: _Question) -> None:
         if self._must_refuse(child):
-            if descriptor >= 0:
-                os.close(descriptor)
-            self._loop.call_soon(done, None)
-            return
-        if len(child.waiting) >= self._window:
-            child.later.append(_Later(self._loop.time(), done, frame, descriptor))
-            return
-        self._give(child, done, frame, descriptor)
+            self._loop.call_soon(question.drop)
+        elif len(child.waiting) >= self._window:
+            child.later.append(question._replace(since=self._loop.time()))
+        else:
+            self._give(child, question)
 
     def _must_refuse(self, child: _Child) -> bool:
         if child.channel is None or not child.channel.is_open:
@@ -127,13 +156,13 @@ class Children:
         is_stuck = now < child.crowded or now - child.heard >= CROWDED_SECONDS
         return len(child.waiting) + len(child.later) >= (self._window if is_stuck else MAX_OUTSTANDING)
 
-    def _give(self, child: _Child, done: Answered, frame: frames.Frame, descriptor: int) -> None:
+    def _give(self, child: _Child, question: _Question) -> None:
         assert child.channel is not None  # _put has looked
         if not child.waiting:
             child.heard = self._loop.time()
-        child.waiting[frame[0]] = done
+        child.waiting[question.frame[0]] = question
         self._children[child.uid] = self._children.pop(child.uid)
-        child.channel.send(frame, descriptor)
+        child.channel.send(question.frame, question.descriptor)
 
     def _make(self, uid: int) -> _Child | None:
         """Return a new child for uid, or None if every place is taken by one that works."""
@@ -189,14 +218,14 @@ class Children:
 
     def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
         child: _Child = channel.state
-        done = child.waiting.pop(frame[0], None)
-        if done is None:
+        question = child.waiting.pop(frame[0], None)
+        if question is None:
             channel.close()
             return
         child.heard = self._loop.time()
         if child.later:
-            self._give(child, *child.later.popleft()[1:])
-        done(frame)
+            self._give(child, child.later.popleft())
+        question.done(frame)
         if self._held and not child.waiting:
             self._next_held()
 
@@ -208,8 +237,8 @@ class Children:
         if self._children.get(child.uid) is child:
             del self._children[child.uid]
         waiting, child.waiting = child.waiting, {}
-        for done in waiting.values():
-            done(None)
+        for question in waiting.values():
+            question.done(None)
         self._give_up(child, self._loop.time())
         if self._held:
             self._loop.call_soon(self._next_held)
@@ -217,21 +246,18 @@ class Children:
     def _give_up(self, child: _Child, since: float) -> None:
         """Answer what the child has had no room for since then."""
         while child.later and child.later[0].since <= since:
-            later = child.later.popleft()
             child.crowded = self._loop.time() + CROWDED_SECONDS
-            if later.descriptor >= 0:
-                os.close(later.descriptor)
-            later.done(None)
+            child.later.popleft().drop()
 
     def _next_held(self) -> None:
         """Give places to those that wait for one, as far as there are any."""
         for _ in range(len(self._held)):
-            uid, done, frame, descriptor = self._held.popleft()
+            uid, question = self._held.popleft()
             child = self._children.get(uid) or self._make(uid)
             if child is None:
-                self._held.appendleft((uid, done, frame, descriptor))
+                self._held.appendleft((uid, question))
                 return
-            self._put(child, done, frame, descriptor)
+            self._put(child, question)
 
     def _sweep(self) -> None:
         """Close what is idle and give up what is silent; the timer rests while there is no child."""

@@ -47,7 +47,7 @@ def build(unit: service.Service) -> None:
         else:
             channel.close()
 
-    unit.serve("local", ordered, takes_descriptors=True, says_leaving=True)
+    unit.serve("local", ordered, dispatcher.forget, takes_descriptors=True, says_leaving=True)
     unit.serve("lookup", asked, limit=MAX_QUESTION, says_leaving=True)
     unit.is_busy = lambda: dispatcher.outstanding + lookups.outstanding > 0
     unit.status = lambda: f"{dispatcher.outstanding} orders, {mailboxes.count + programs.count} deliverers"

@@ -108,8 +108,12 @@ class Send:
             self._forget()
 
     def _forget(self) -> None:
+        """Let what is out come again from the next queue, and take back from local and remote what they have not begun."""
         self._done.clear()
         self._handle(Lost())
+        for caller in (self._local, self._remote):
+            if caller.outstanding:
+                caller.close()
 
     def _frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
         handler = self._events.get(type(frame))

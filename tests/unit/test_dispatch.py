@@ -26,6 +26,7 @@ class Scene:
 
     def __init__(self, answer: Any, target: Target = BOB) -> None:
         self.answer, self.target = answer, target
+        self.is_open = True
         self.asked: list[frames.Deliver] = []
         self.reports: list[frames.Report] = []
 
@@ -37,7 +38,8 @@ class Scene:
 
     mailbox = resolve
 
-    def ask(self, uid: int, done: Callable[[Any], None], kind: Callable[..., Any], *fields: Any, descriptor: int = -1) -> None:
+    def ask(self, uid: int, done: Callable[[Any], None], kind: Callable[..., Any], *fields: Any, descriptor: int = -1,
+            is_wanted: Callable[[], bool]) -> None:  # fmt: skip
         self.asked.append(kind(1, *fields))
         done(self.answer)
 
@@ -109,3 +111,10 @@ def test_an_alias_with_lines_is_followed_by_the_alias_users_child_alone() -> Non
 def test_a_failed_step_of_an_alias_forwards_nothing() -> None:
     scene = Scene(delivered(outcome=b"Z", enhanced=b"4.2.1"), Expansion((b"a@b.test",), (b"|false",), (), False))
     assert scene.run().enhanced == [b"4.2.1"]
+
+
+def test_nothing_is_begun_for_an_asker_that_is_gone() -> None:
+    scene = Scene(None)
+    scene.is_open = False
+    assert scene.run().outcomes == b"Z"  # to nobody: its channel drops it
+    assert scene.asked == []

@@ -7,15 +7,17 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qmaild.delivery.child import MAX_WORKERS
 from qmaild.protocol import frames
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 from qmaild.runtime import system
 from tests.unit.local_house import MESSAGE, House, Intake, files_in, house, intake
-from tests.unit.processes import Client, Running
+from tests.unit.processes import SECONDS, Client, Running
 
 __all__ = ["house", "intake"]
 
@@ -290,3 +292,75 @@ def test_a_lost_asker_costs_nothing(house: House) -> None:
         client.close()
         assert house.order(orders, b"bob@h").outcomes == b"K"
     assert 1 <= len(files_in(home / "Maildir/new")) <= 2
+
+
+def _children(process: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def _until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # of other processes only their state is to be seen
+
+
+def _until_orders(local: Running, count: int) -> None:
+    """Wait until local says that so many orders are under way."""
+
+    def is_so() -> bool:
+        client = local.client("control")
+        client.send(frames.Command(1, [b"status"]))
+        answer, _ = client.receive()
+        client.close()
+        return bool(answer[-1].startswith(b"%d orders" % count))
+
+    _until(is_so)
+
+
+def test_of_the_orders_of_an_asker_that_is_gone_none_is_begun_any_more(house: House) -> None:
+    """As when send or the queue is killed: what waits here, and in the socket of a child, will be ordered again."""
+    count = 300  # more than a child has at a time
+    home = house.user("bob")
+    with (
+        Running("spawn", ["spawn"], house.top) as spawn,
+        Running("local", ["local", "lookup", "control"], house.top) as local,
+    ):
+        assert house.order(local.client("local"), b"bob@h").outcomes == b"K"
+        (child,) = _children(spawn.process.pid)
+        os.kill(child, signal.SIGSTOP)
+        gone = local.client("local")
+        for _ in range(count):
+            house.send_order(gone, b"bob@h")
+        _until_orders(local, count)
+        gone.close()
+        _until_orders(local, 0)
+        again = local.client("local")
+        for _ in range(count):
+            house.send_order(again, b"bob@h")
+        assert {again.receive()[0][1] for _ in range(count)} == {b"K"}
+        os.kill(child, signal.SIGCONT)
+        _until(lambda: child not in _children(spawn.process.pid))
+    assert len(files_in(home / "Maildir/new")) == 1 + count
+
+
+def test_programs_that_run_for_an_asker_that_is_gone_end_by_themselves_and_no_other_is_begun(house: House) -> None:
+    home = house.user("bob")
+    os.mkfifo(home / "gate")
+    (home / ".qmail").write_text("|echo begun >>log; dd bs=1 count=1 <gate; echo ended >>log\n")
+    with (
+        Running("spawn", ["spawn"], house.top),
+        Running("program", ["program"], house.top) as program,
+        Running("local", ["local", "lookup", "control"], house.top) as local,
+    ):
+        gone = local.client("local")
+        for _ in range(MAX_WORKERS + 4):
+            house.send_order(gone, b"bob@h")
+        _until(lambda: (home / "log").exists() and (home / "log").read_text().count("begun") == MAX_WORKERS)
+        gone.close()
+        _until_orders(local, 0)
+        with (home / "gate").open("r+b", buffering=0) as gate:
+            gate.write(b"x" * MAX_WORKERS)
+            _until(lambda: not _children(program.process.pid))
+    assert (home / "log").read_text().split().count("begun") == MAX_WORKERS
+    assert (home / "log").read_text().split().count("ended") == MAX_WORKERS

@@ -393,11 +393,11 @@ def test_a_new_queue_connection_replaces_the_old_one(house: House) -> None:
         remote = await house.remote.accept()
         stale = await remote.frame()
         after = await house.connect("manage")
+        remote.send(report(stale, b"D"))
         await asyncio.wait_for(before.closed.wait(), SECONDS)
         after.send(job(17, b"a@far.example"))
-        order = await remote.frame()
-        remote.send(report(stale, b"D"))
-        remote.send(report(order, b"K"))
+        remote = await house.remote.accept()
+        remote.send(report(await remote.frame(), b"K"))
         assert await after.frame() == frames.Done(17, [0])
         assert after.arrived.empty()
 
@@ -458,5 +458,27 @@ def test_a_frame_that_makes_no_sense_costs_its_connection_only(house: House, fra
         remote = await house.remote.accept()
         remote.send(report(await remote.frame(), b"K"))
         assert await queue.frame() == frames.Done(19, [0])
+
+    run(house, scene)
+
+
+def test_when_the_queue_is_lost_what_it_ordered_is_taken_back(house: House) -> None:
+    """local and remote see their connections end, and begin nothing more: the next queue hands the same mail out again."""
+
+    async def scene(house: House) -> None:
+        queue = await house.connect("manage")
+        queue.send(job(7, b"user@host.test", b"a@far.example"))
+        local, remote = await house.local.accept(), await house.remote.accept()
+        await local.frame()
+        await remote.frame()
+        queue.channel.close()
+        await asyncio.wait_for(local.closed.wait(), SECONDS)
+        await asyncio.wait_for(remote.closed.wait(), SECONDS)
+        queue = await house.connect("manage")
+        queue.send(job(7, b"user@host.test", b"a@far.example"))
+        local, remote = await house.local.accept(), await house.remote.accept()
+        for peer, index in ((local, 0), (remote, 1)):
+            peer.send(report(await peer.frame(), b"K"))
+            assert await queue.frame() == frames.Done(7, [index])
 
     run(house, scene)
