@@ -34,7 +34,8 @@ MAX_NOTES = 4 << 20  # of one message, in its Finish: 100,000 recipients may eac
 NOTED_BYTES = 256 << 10  # of one message while it is out: above it a note keeps its beginning only
 SHORT_NOTE = 80
 BATCH = 200  # jobs in one look: the loop stays responsive
-RETRY_SHARE = BATCH // 4  # of these, what was deferred has while new mail waits: it does not starve
+RETRY_SHARE = BATCH // 4  # of these, what was deferred: it does not starve, and its look costs new mail little time
+UNREAD_BYTES = 64 << 10  # that send has not taken yet: above it nothing deferred follows, for new mail would stand behind it
 UNREACHABLE_SECONDS = 1.0  # between tries to reach send
 LONGEST_SLEEP_SECONDS = 60.0  # a clock that jumps is noticed within this
 IDLE_SECONDS = 5.0  # rule 11
@@ -154,9 +155,14 @@ class Manager:
         return self._store.next_due(which) if self._has_room(which) else None
 
     def _has_room(self, which: int) -> bool:
-        if which == RETRY and (self._retries >= RETRY_MESSAGES or self._retry_bytes >= RETRY_BYTES):
+        if which == RETRY and not self._has_room_for_retries():
             return False
         return len(self._out) < WINDOW_MESSAGES and self._out_bytes < WINDOW_BYTES
+
+    def _has_room_for_retries(self) -> bool:
+        if self._channel and self._channel.queued >= UNREAD_BYTES:
+            return False  # it wakes us when it has drained
+        return self._retries < RETRY_MESSAGES and self._retry_bytes < RETRY_BYTES
 
     def _connect(self) -> bool:
         try:
@@ -169,6 +175,7 @@ class Manager:
             sock.close()
             return False
         self._channel = Channel(self._loop, sock, self._answer, self._lost)
+        self._channel.on_drained = self.wake
         self._channel.send(frames.Hello(frames.VERSION, b"queue"))
         return True
 
@@ -176,15 +183,15 @@ class Manager:
         due = self._next_due(RETRY)
         share = RETRY_SHARE if due is not None and due <= now else 0
         self._paced = self._loop.time() + PACE_SECONDS
-        handed = self._hand_some(FRESH, BATCH - share, now)
-        handed += self._hand_some(RETRY, BATCH - handed, now)
+        is_more = self._hand_some(FRESH, BATCH - share, now) == BATCH - share
+        self._hand_some(RETRY, RETRY_SHARE, now)
         if self._out and self._idle:
             self._idle.cancel()
             self._idle = None
-        if handed < BATCH:
-            self.wake()
-        else:
+        if is_more:
             self._look_in(0.0)
+        else:
+            self.wake()
 
     def _hand_some(self, which: int, most: int, now: int) -> int:
         for handed in range(most):

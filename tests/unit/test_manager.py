@@ -24,7 +24,7 @@ SECONDS = 30.0
 
 
 class House:
-    """Queue and send. `handed`: numbers in the order they came to send."""
+    """Queue and send. `handed`: numbers in the order they came to send; is_deaf: it reads nothing at first."""
 
     def __init__(self, directory: Path) -> None:
         self.loop = asyncio.SelectorEventLoop()
@@ -37,12 +37,15 @@ class House:
         self.loop.add_reader(self.listener.fileno(), self._accept)
         self.channel: Channel | None = None
         self.handed: list[int] = []
+        self.is_deaf = False
         self.manager = Manager(self.loop, self.store, self.commits, lambda: NOW, str(directory / "manage"), int)
         self.commits.on_durable = self.manager.wake
 
     def _accept(self) -> None:
         sock, _ = self.listener.accept()
         self.channel = Channel(self.loop, sock, self._frame, lambda channel: None, takes_descriptors=True)
+        if self.is_deaf:
+            self.channel.pause()
 
     def _frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
         if descriptor >= 0:
@@ -55,15 +58,15 @@ class House:
         for answer in answers:
             self.channel.send(answer)
 
-    def add(self, count: int) -> list[int]:
+    def add(self, count: int, content: bytes = b"") -> list[int]:
         return [
-            self.store.add(birth=1, flags=0, origin=b"", sender=b"", recipients=[b"r@x.test"], content=b"")
+            self.store.add(birth=1, flags=0, origin=b"", sender=b"", recipients=[b"r@x.test"], content=content)
             for _ in range(count)
         ]
 
-    def deferred(self, *lanes: bytes) -> list[int]:
+    def deferred(self, *lanes: bytes, content: bytes = b"") -> list[int]:
         """A message for each lane, due now; send has not heard of them."""
-        numbers = self.add(len(lanes))
+        numbers = self.add(len(lanes), content)
         self.settle()
         while self.store.due(NOW, FRESH):
             pass
@@ -126,6 +129,24 @@ def test_while_new_messages_wait_what_was_deferred_has_a_quarter_of_each_batch(h
     first = house.handed[:1000]
     assert len(old.intersection(first)) == 250
     assert len(new.intersection(first)) == 750
+
+
+def test_new_mail_does_not_stand_behind_retries_that_send_has_not_read(house: House) -> None:
+    house.deferred(*[b"lane %d" % (n % 100) for n in range(1500)], content=bytes(4096))
+    house.is_deaf = True
+    house.manager.wake()
+    house.until(lambda: house.channel is not None)
+    house.quiet()
+    behind = house.manager.outstanding
+    assert behind < 300, "a socket's buffer and a few looks"
+    (new,) = house.add(1)
+    house.commits.kick()
+    house.until(lambda: house.manager.outstanding > behind)
+    assert house.manager.outstanding == behind + 1
+    assert house.channel
+    house.channel.resume()
+    house.until(lambda: len(house.handed) == 1501)
+    assert house.handed.index(new) == behind
 
 
 def test_a_destination_with_its_limit_out_keeps_no_other_waiting_and_nobody_busy(
