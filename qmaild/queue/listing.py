@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -11,7 +12,8 @@ from qmaild.queue.store import Brief, Summary
 
 def shown(value: bytes) -> str:
     """Return bytes from outside as text that cannot steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in value.decode("utf-8", "replace"))
+    text = value.decode("utf-8", "replace")
+    return text if text.isprintable() else "".join([char if char.isprintable() else "?" for char in text])
 
 
 def as_json(summary: Summary) -> str:
@@ -33,9 +35,10 @@ def _plain(summary: Summary) -> dict[str, Any]:
 
 def line(brief: Brief) -> str:
     """One message as one line: number, when, size, reverse-path, who is left."""
-    more = brief.left_count - len(brief.left)
-    some = ", ".join([shown(address) for address in brief.left]) + (f" and {more} more" if more else "")
-    return f"{brief.number}  {_when(brief.birth)}  {brief.size}  <{shown(brief.sender)}>  {some or 'nobody left'}"
+    number, birth, size, sender, left, left_count = brief
+    more = left_count - len(left)
+    some = ", ".join([shown(address) for address in left]) + (f" and {more} more" if more else "")
+    return f"{number}  {_when(birth)}  {size}  <{shown(sender)}>  {some or 'nobody left'}"
 
 
 def lines(summary: Summary) -> list[str]:
@@ -53,4 +56,9 @@ def lines(summary: Summary) -> list[str]:
 
 
 def _when(microseconds: int) -> str:
-    return field_date(max(0, microseconds) // 1_000_000).decode()
+    return _second(max(0, microseconds) // 1_000_000)
+
+
+@functools.lru_cache(maxsize=256)  # what stands side by side in a long queue often came in the same second
+def _second(seconds: int) -> str:
+    return field_date(seconds).decode()

@@ -356,8 +356,9 @@ class Store:
 
     def brief(self, number: int) -> Brief:
         """Return what to list of one message. StoreError unknown, state, damaged, io."""
-        self._check(lib.queue_glance(self._core, number, BRIEF_RECIPIENTS, self._job))
-        return _brief(self._job)
+        job = self._job
+        self._check(lib.queue_glance(self._core, number, BRIEF_RECIPIENTS, job))
+        return _brief(job)
 
     def briefs(self, after: int, limit: int, origin: bytes) -> tuple[list[Brief], int]:
         """Return what to list of the messages above after that have this origin (b"": any), and where to go on (0: the end)."""
@@ -489,9 +490,16 @@ def _summary(job: Any) -> Summary:
 
 
 def _brief(job: Any) -> Brief:
-    left = tuple([_bytes(job.record + part.offset, part.length) for part in _parts(job)])
-    sender = _bytes(job.record + job.sender_offset, job.sender_length)
-    return Brief(job.number, job.birth, job.content_length + job.large, sender, left, job.undone)
+    record, parts = ffi.buffer(job.record, job.record_length), job.parts  # one look through cffi for all of them
+    left = []
+    for at in range(job.part_count):
+        part = parts[at]
+        left.append(record[part.offset : part.offset + part.length])
+    sender = job.sender_offset
+    return Brief(
+        job.number, job.birth, job.content_length + job.large, record[sender : sender + job.sender_length],
+        tuple(left), job.undone,
+    )  # fmt: skip
 
 
 def _bytes(at: Any, length: int) -> bytes:

@@ -34,7 +34,11 @@ def shown(text: str) -> str:
 
     Most services parse strangers' bytes: what one of them has become is not trusted with a terminal of root.
     """
-    return "".join([char if char == "\n" or char.isprintable() else "?" for char in text])
+    return "\n".join([line if line.isprintable() else _tamed(line) for line in text.split("\n")])
+
+
+def _tamed(line: str) -> str:
+    return "".join([char if char.isprintable() else "?" for char in line])
 
 
 def has_systemd() -> bool:
