@@ -34,7 +34,11 @@ MAX_NOTES = 4 << 20  # of one message, in its Finish: 100,000 recipients may eac
 NOTED_BYTES = 256 << 10  # of one message while it is out: above it a note keeps its beginning only
 SHORT_NOTE = 80
 BATCH = 200  # jobs in one look: the loop stays responsive
-RETRY_SHARE = BATCH // 4  # of these, what was deferred: it does not starve, and its look costs new mail little time
+RETRY_SHARE = 50  # of these, what was deferred; so many go every PACE_SECONDS
+# The same while new mail comes: it does not starve, but leaves the processes on the way time to spare, for who has used
+# up its time waits for a processor behind all others on the machine, and new mail with it.
+RETRY_BESIDE = 10
+BESIDE_SECONDS = 1.0  # after a new message
 UNREAD_BYTES = 64 << 10  # that send has not taken yet: above it nothing deferred follows, for new mail would stand behind it
 UNREACHABLE_SECONDS = 1.0  # between tries to reach send
 LONGEST_SLEEP_SECONDS = 60.0  # a clock that jumps is noticed within this
@@ -77,7 +81,9 @@ class Manager:
         self._timer_at = 0.0
         self._poller = poller.of(loop)
         self._is_looking_soon = False
-        self._paced = 0.0  # nothing more is handed out before this time of the loop
+        self._paced = 0.0  # nothing new is handed out before this time of the loop
+        self._retries_paced = 0.0  # and nothing that was deferred before this one
+        self._fresh_until = 0.0  # new mail comes
         self._idle: asyncio.TimerHandle | None = None
         self.is_stopping = False
         self.on_trouble: Callable[[str], None] = lambda text: None
@@ -138,21 +144,24 @@ class Manager:
     def _look(self) -> None:
         self._timer = None
         now = self._now()
-        dues = [due for due in map(self._next_due, (FRESH, RETRY)) if due is not None]
-        if not dues or self.is_stopping or self.is_held():
+        waits = [wait for wait in (self._wait(FRESH, now), self._wait(RETRY, now)) if wait is not None]
+        if not waits or self.is_stopping or self.is_held():
             return  # an answer wakes us, or something new
-        wait = (min(dues) - now) / 1e6
-        if wait > 0:
-            self._look_in(min(wait, LONGEST_SLEEP_SECONDS))
+        if min(waits) > 0:
+            self._look_in(min(*waits, LONGEST_SLEEP_SECONDS))
             return
         if self._channel is None and not self._connect():
             self._look_in(UNREACHABLE_SECONDS)
             return
         self._hand_out(now)
 
-    def _next_due(self, which: int) -> int | None:
-        """Return when something of this class is due that the window has room for."""
-        return self._store.next_due(which) if self._has_room(which) else None
+    def _wait(self, which: int, now: int) -> float | None:
+        """Return in how many seconds something of this class may be handed out; None if nothing waits that there is room for."""
+        due = self._store.next_due(which) if self._has_room(which) else None
+        if due is None:
+            return None
+        wait = (due - now) / 1e6
+        return wait if which == FRESH else max(wait, self._retries_paced - self._loop.time())
 
     def _has_room(self, which: int) -> bool:
         if which == RETRY and not self._has_room_for_retries():
@@ -180,15 +189,18 @@ class Manager:
         return True
 
     def _hand_out(self, now: int) -> None:
-        due = self._next_due(RETRY)
-        share = RETRY_SHARE if due is not None and due <= now else 0
-        self._paced = self._loop.time() + PACE_SECONDS
-        is_more = self._hand_some(FRESH, BATCH - share, now) == BATCH - share
-        self._hand_some(RETRY, RETRY_SHARE, now)
+        begun, share, wait = self._loop.time(), 0, self._wait(RETRY, now)
+        if wait is not None and wait <= 0:
+            share = RETRY_BESIDE if begun < self._fresh_until else RETRY_SHARE
+            self._retries_paced = begun + PACE_SECONDS
+        fresh = self._hand_some(FRESH, BATCH - share, now)
+        if fresh:
+            self._paced, self._fresh_until = begun + PACE_SECONDS, begun + BESIDE_SECONDS
+        self._hand_some(RETRY, share, now)
         if self._out and self._idle:
             self._idle.cancel()
             self._idle = None
-        if is_more:
+        if fresh == BATCH - share:
             self._look_in(0.0)
         else:
             self.wake()

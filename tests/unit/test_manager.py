@@ -15,7 +15,7 @@ import pytest
 from qmaild.protocol import frames
 from qmaild.queue import manager
 from qmaild.queue.commits import Commits
-from qmaild.queue.manager import LANE_MESSAGES, RETRY_MESSAGES, Manager
+from qmaild.queue.manager import BATCH, LANE_MESSAGES, RETRY_BESIDE, RETRY_MESSAGES, RETRY_SHARE, Manager
 from qmaild.queue.store import FRESH, Store, StoreError
 from qmaild.runtime.channel import Channel
 
@@ -120,15 +120,31 @@ def test_what_was_deferred_has_a_part_of_the_window_and_new_messages_the_rest(ho
     assert house.handed[RETRY_MESSAGES:] == new
 
 
-def test_while_new_messages_wait_what_was_deferred_has_a_quarter_of_each_batch(house: House) -> None:
-    old = set(house.deferred(*[b"lane %d" % (n % 100) for n in range(1000)]))
+def test_while_new_messages_come_what_was_deferred_has_a_small_part_of_each_look(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "BESIDE_SECONDS", SECONDS)
+    old = set(house.deferred(*[b"lane %d" % (n % 100) for n in range(200)]))
     new = set(house.add(1500))
     house.settle()
     house.manager.wake()
-    house.until(lambda: len(house.handed) == 2500)
-    first = house.handed[:1000]
-    assert len(old.intersection(first)) == 250
-    assert len(new.intersection(first)) == 750
+    house.until(lambda: new.issubset(house.handed))
+    looks = len(new) / (BATCH - RETRY_SHARE) + 1
+    before = max(map(house.handed.index, new))
+    assert 0 < len(old.intersection(house.handed[:before])) <= RETRY_SHARE + looks * RETRY_BESIDE
+    house.until(lambda: old.issubset(house.handed))
+
+
+def test_a_new_message_waits_for_no_turn_of_what_was_deferred(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "PACE_SECONDS", 10 * SECONDS)
+    old = house.deferred(*[b"lane %d" % n for n in range(RETRY_SHARE + 10)])
+    house.manager.wake()
+    house.until(lambda: len(house.handed) == RETRY_SHARE)
+    house.quiet()
+    assert house.handed == old[:RETRY_SHARE], "the rest has its turn later"
+    (new,) = house.add(1)
+    house.commits.kick()
+    house.until(lambda: house.handed[RETRY_SHARE:] == [new])
 
 
 def test_new_mail_does_not_stand_behind_retries_that_send_has_not_read(house: House) -> None:
