@@ -51,15 +51,15 @@ def lane_of(domain: str) -> bytes:
 def fill(directory: Path, owner: int, backlog: Backlog) -> dict[str, list[int]]:
     """Make the messages, each tried once and due again between an hour and a day from now; the numbers of the dead domains'."""
     dead: dict[str, list[int]] = {REFUSING: [], HANGING: []}
-    with _offline(directory, owner) as store:
+    with offline(directory, owner) as store:
         born = time.time_ns() // 1000
-        content = _content(backlog.body_bytes)
+        body = content(backlog.body_bytes)
         for first in range(0, backlog.messages, BATCH):
             made = []
             for n in range(first, min(first + BATCH, backlog.messages)):
                 domain = backlog.domain_of(n)
                 number = store.add(birth=born, flags=0, origin=b"esmtp 192.0.2.1", sender=b"sender-%d@client.test" % n,
-                                   recipients=[b"user-%d@%b" % (n, domain.encode())], content=content)  # fmt: skip
+                                   recipients=[b"user-%d@%b" % (n, domain.encode())], content=body)  # fmt: skip
                 made.append((number, lane_of(domain), born + HOUR + n * 23 * HOUR // backlog.messages))
                 if domain in dead:
                     dead[domain].append(number)
@@ -72,23 +72,24 @@ def fill(directory: Path, owner: int, backlog: Backlog) -> dict[str, list[int]]:
 
 def make_due(directory: Path, owner: int, domain: str, numbers: list[int]) -> None:
     """These messages, which wait for this domain, are due now, also after a restart."""
-    with _offline(directory, owner) as store:
+    with offline(directory, owner) as store:
         for number in numbers:
             store.defer(number, lane_of(domain), time.time_ns() // 1000, [0])
         _commit(store)
 
 
-def _content(size: int) -> bytes:
+def content(size: int) -> bytes:
+    """Return a message of so many bytes."""
     head = b"From: <sender@client.test>\nSubject: waiting\n\n"
     lines = (size - len(head)) // 73 + 1
     return (head + (b"x" * 72 + b"\n") * lines)[:size]
 
 
 @contextlib.contextmanager
-def _offline(directory: Path, owner: int) -> Iterator[Store]:
+def offline(directory: Path, owner: int, checkpoint_bytes: int = 0) -> Iterator[Store]:
     """The store while no service has it. It is opened by its owner only, and that is us meanwhile."""
     _give(directory, os.geteuid())
-    store = Store.open(str(directory))
+    store = Store.open(str(directory), checkpoint_bytes=checkpoint_bytes)
     try:
         yield store
     finally:

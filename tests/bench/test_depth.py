@@ -54,14 +54,17 @@ def test_a_hanging_port_neither_opens_nor_fails() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the server's account owns the queue, so only root can fill it")
 def test_a_small_backlog_is_carried_through_restarts_and_delays_nobody() -> None:
-    arguments = ["--messages=10000", "--domains=100", "--parts=restart,refused", "--lone=10", "--no-cold"]
+    arguments = ["--messages=10000", "--domains=100", "--parts=turns,restart,refused", "--lone=10", "--no-cold"]
     with depth.parts(depth.options(arguments)) as measured:
         measured.run()
     found = {line.what: line for line in measured.lines}
     restarts = [what for what in found if what.endswith("to the first 250")]
     memory = [what for what in found if what.startswith("memory")]
+    turns = [what for what in found if what.startswith("the loop's CPU")]
     delays = [what for what in found if what.startswith("a new message")]
-    assert (len(restarts), len(memory), len(delays)) == (4, 2, 2)
+    assert (len(restarts), len(memory), len(delays), len(turns)) == (4, 2, 2, 3)
+    assert "the loop's CPU, making 10000 messages due" in turns
+    assert found["an orderly stop"].is_met
     assert all(found[what].is_met for what in memory)
     backlog = Backlog(10_000, 100, 1)
     for domain in ("d0.test", REFUSING):
