@@ -31,7 +31,7 @@ from typing import Any, Self, TypeVar
 from . import own_root
 from .cgroups import ControlGroup
 from .network import Network, Place, remove_dead_runs, wait_until
-from .roots import MACHINE_PACKAGES, RELEASES, RootCopy, base_root
+from .roots import MACHINE_PACKAGES, RELEASES, RootCopy, base_root, command
 
 __all__ = ["RELEASES", "CommandFailed", "Machine", "Network", "end", "missing_tools", "unavailable"]
 
@@ -48,7 +48,7 @@ AS_USER = (
 
 TOOLS = {
     "systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap", "ip": "iproute2", "git": "git",
-    "nsenter": "util-linux", "unshare": "util-linux", "mount": "mount",
+    "nsenter": "util-linux", "unshare": "util-linux", "mount": "mount", "losetup": "mount", "mkfs.ext4": "e2fsprogs",
 }  # fmt: skip
 
 T = TypeVar("T")
@@ -270,6 +270,24 @@ class Machine:
             shutil.copy(deb, folder)
             names.append(f"/root/debs/{deb.name}")
         return self.run(["apt-get", "install", "-y", *names], check=check, timeout=600)
+
+    def mount_disk(self, path: str, mebibytes: int, owner: str, *options: str) -> None:
+        """Mount a new ext4 of its own at an existing folder. It goes with the machine, or when it is unmounted."""
+        image = self.root.folder / "disk"
+        with image.open("wb") as file:
+            file.truncate(mebibytes << 20)
+        numbers = self.run(f"id -u {owner}; id -g {owner}").stdout.split()
+        command(["mkfs.ext4", "-q", "-m", "0", "-E", f"root_owner={':'.join(numbers)}", *options, image], "mkfs.ext4")
+        device = command(["losetup", "--find", "--show", image], "losetup").strip()
+        try:
+            number = os.stat(device).st_rdev
+            self.run(["mknod", "/root/disk", "b", str(os.major(number)), str(os.minor(number))])
+            self.run(["mount", "-t", "ext4", "/root/disk", path])
+            self.run(["chmod", "700", path])
+        finally:
+            command(["losetup", "--detach", device], "losetup")  # from now on the mount alone keeps it
+            self.run(["rm", "-f", "/root/disk"])
+            image.unlink()
 
     # The journal
 

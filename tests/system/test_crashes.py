@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import time
@@ -143,26 +144,58 @@ def test_an_upgrade_while_mail_flows_refuses_no_connection_and_loses_nothing(one
     assert_all_arrive(one, report["accepted"])
 
 
-def test_a_full_disk_is_answered_452_and_service_resumes(one: Host) -> None:
-    one.run("systemctl stop qmaild-queue.service; cd /var/lib/qmaild; mv queue aside; mkdir queue; "
-            "owner=uid=$(id -u qmaild-queue),gid=$(id -g qmaild-queue); "
-            "mount -t tmpfs -o size=72m,mode=0700,$owner tmpfs queue")  # fmt: skip
+@contextlib.contextmanager
+def queue_on_a_disk_of_its_own(one: Host, mebibytes: int, *options: str) -> Iterator[None]:
+    """The queue lies on a small ext4, and joe's mail stays in it until his .qmail is removed."""
+    one.run("systemctl stop qmaild-queue.service; cd /var/lib/qmaild; mv queue aside; mkdir queue")
+    one.mount_disk("/var/lib/qmaild/queue", mebibytes, "qmaild-queue", *options)
+    one.write("/home/joe/.qmail", "|exit 111\n", owner="joe", mode=0o600)
     try:
-        one.write("/home/joe/.qmail", "|exit 111\n", owner="joe", mode=0o600)
-        script = (
-            "import smtplib\n"
-            "body = 'Subject: big\\r\\n\\r\\n' + ('x' * 990 + '\\r\\n') * 240\n"
-            "for n in range(400):\n"
-            "    try:\n"
-            "        with smtplib.SMTP('127.0.0.1') as s: s.sendmail('a@b.test', ['joe'], body)\n"
-            "    except smtplib.SMTPDataError as e: print(e.smtp_code, e.smtp_error.decode()); break\n"
-        )
-        assert one.run(["python3", "-c", script], timeout=300).stdout.startswith("452 4.3.1")
-        one.run("rm /home/joe/.qmail")
-        one.run(["qmailctl", "queue", "retry", "all"])
-        one.wait_for(lambda: one.queue() == [], 60, "the queue drains although the disk is full")
+        yield
+    finally:
+        one.run("rm -f /home/joe/.qmail; systemctl stop qmaild-queue.service; cd /var/lib/qmaild; umount queue; "
+                "rmdir queue; mv aside queue", check=False)  # fmt: skip
+
+
+def fill(one: Host, size: int) -> int:
+    """Send messages of this size to joe until one is refused because the disk is full; return how many were taken."""
+    script = (
+        "import smtplib, sys\n"
+        "body = 'Subject: big\\r\\n\\r\\n' + ('x' * 990 + '\\r\\n') * (int(sys.argv[1]) // 992)\n"
+        "for n in range(400):\n"
+        "    try:\n"
+        "        with smtplib.SMTP('127.0.0.1') as s: s.sendmail('a@b.test', ['joe'], body)\n"
+        "    except smtplib.SMTPDataError as e: print(n, e.smtp_code, e.smtp_error.decode()); break\n"
+    )
+    printed = one.run(["python3", "-c", script, str(size)], timeout=300).stdout
+    taken, _, said = printed.partition(" ")
+    assert said.startswith("452 4.3.1"), printed
+    return int(taken)
+
+
+def assert_it_drains(one: Host, taken: int) -> None:
+    """What was taken arrives although the disk is full."""
+    one.run("rm -rf /home/joe/.qmail /home/joe/Maildir")
+    one.run(["qmailctl", "queue", "retry", "all"])
+    one.wait_for(lambda: one.queue() == [], 60, "the queue drains although the disk is full")
+    assert sum("Subject: big" in message for message in one.mailbox("joe")) == taken
+
+
+def test_a_full_disk_is_answered_452_and_service_resumes(one: Host) -> None:
+    with queue_on_a_disk_of_its_own(one, 80):
+        taken = fill(one, 240_000)
+        assert taken > 100
+        assert_it_drains(one, taken)
         one.run("echo hi | mail -s room-again sue", user="joe")
         assert one.wait_for_mail("sue", "Subject: room-again")
-    finally:
-        one.run("systemctl stop qmaild-queue.service; umount /var/lib/qmaild/queue; rmdir /var/lib/qmaild/queue; "
-                "mv /var/lib/qmaild/aside /var/lib/qmaild/queue", check=False)  # fmt: skip
+
+
+def test_a_disk_without_a_free_inode_takes_small_messages_and_large_ones_again_later(one: Host) -> None:
+    with queue_on_a_disk_of_its_own(one, 80, "-N", "32"):
+        taken = fill(one, 300_000)
+        assert taken > 3
+        one.run("echo hi | mail -s room-for-small sue", user="joe")
+        assert one.wait_for_mail("sue", "Subject: room-for-small")
+        assert_it_drains(one, taken)
+        one.run(["mail", "-s", "room-again", "sue"], user="joe", input="a line of text\n" * 25_000)
+        assert one.wait_for_mail("sue", "Subject: room-again")
