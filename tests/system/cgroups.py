@@ -1,4 +1,4 @@
-"""A control group for each machine, so that two machines with the same units do not share a unit's group.
+"""Control groups of the tests' own: one for each machine, and groups that hold a process to little memory.
 
 Without one, the root of every container's tree would be the same group of the host: a service of one
 machine would never be seen empty while its namesake in another runs.
@@ -39,6 +39,46 @@ class ControlGroup:
         for folder in self._folders:
             if not remove_group(folder):
                 atexit.register(_end_group, folder)
+
+
+class MemoryGroup:
+    """A group whose processes may take so many bytes of memory more than they had before they came; there is no swap."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        is_first = (TOP / "memory/memory.limit_in_bytes").exists()  # of the two versions
+        self._top = TOP / "memory" if is_first else TOP
+        self._limits = {"memory.limit_in_bytes": "-1"} if is_first else {"memory.max": "max"}
+        self._kills = "memory.oom_control" if is_first else "memory.events"
+        if not is_first:
+            (TOP / "cgroup.subtree_control").write_text("+memory")
+        self._folder = self._top / f"qmaild-test-{os.getpid()}-{name}"
+        self._folder.mkdir()
+        atexit.register(_end_group, self._folder)
+        for file in [*self._limits, *(() if is_first else ("memory.swap.max",))]:
+            (self._folder / file).write_text(str(limit if file in self._limits else 0))
+        self._limit = limit
+
+    def hold(self, process: int) -> None:
+        """From now on what this process takes is counted."""
+        (self._folder / "cgroup.procs").write_text(str(process))
+
+    def lift(self) -> None:
+        """From now on there is no limit."""
+        for file, unlimited in self._limits.items():
+            (self._folder / file).write_text(unlimited)
+
+    @property
+    def kills(self) -> int:
+        """How many processes were killed because there was no more."""
+        words = (self._folder / self._kills).read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+
+    def remove(self) -> None:
+        """Let its processes go, and be gone."""
+        self.lift()
+        for process in _processes(self._folder):
+            (self._top / "cgroup.procs").write_text(str(process))
+        remove_group(self._folder)
 
 
 def remove_group(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import socket
@@ -47,7 +48,7 @@ class WholeHouse:
         self.top = top
         self._stack = contextlib.ExitStack()
         self.services: dict[str, Running] = {}
-        self._number = 0
+        self._numbers = itertools.count(1)
 
     @staticmethod
     def environment(top: Path) -> dict[str, str]:
@@ -81,13 +82,13 @@ class WholeHouse:
 
     def submit(self, size: int = 100, door: str = "smtpd", seconds: float = SECONDS) -> Said:
         """Send a message to everybody, through the door of this service."""
-        self._number += 1
-        content = b"Subject: number %d\n\n" % self._number + b"x" * 70 + b"\n" + (b"y" * 70 + b"\n") * (size // 71)
+        number = next(self._numbers)
+        content = b"Subject: number %d\n\n" % number + b"x" * 70 + b"\n" + (b"y" * 70 + b"\n") * (size // 71)
         by = {"smtpd": self._by_smtp, "qmqpd": self._by_qmqp, "inject": self._by_sendmail}[door]
         try:
-            return Said(self._number, *by(content, seconds))
+            return Said(number, *by(content, seconds))
         except (OSError, subprocess.TimeoutExpired) as error:
-            return Said(self._number, b"", type(error).__name__.encode())
+            return Said(number, b"", type(error).__name__.encode())
 
     def _by_smtp(self, content: bytes, seconds: float) -> tuple[bytes, bytes]:
         with Client(self.services["smtpd"].ports["smtp"]) as client:
