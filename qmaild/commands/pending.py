@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from qmaild.queue.store import Store, StoreError
+from qmaild.queue.store import Store
+from qmaild.queue.values import StoreError
 from qmaild.runtime import paths
 
 

@@ -16,7 +16,8 @@ from qmaild.control import events
 from qmaild.policy import lane_names
 from qmaild.queue import listing
 from qmaild.queue.commits import Commits
-from qmaild.queue.store import Search, Store, StoreError
+from qmaild.queue.store import Store
+from qmaild.queue.values import Search, StoreError
 from qmaild.runtime import journal
 
 SLICE_SECONDS = 0.01  # of the loop's time for one answer: about a thousand lines

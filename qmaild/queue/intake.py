@@ -12,7 +12,8 @@ from qmaild.message.address import MAX_ADDRESS
 from qmaild.protocol import frames
 from qmaild.protocol.frames import PERMANENT, TEMPORARY
 from qmaild.queue.commits import Commits
-from qmaild.queue.store import Staged, Store, StoreError
+from qmaild.queue.store import Staged, Store
+from qmaild.queue.values import StoreError
 from qmaild.runtime.channel import Channel
 
 MAX_RECIPIENTS = 100_000  # of one message: what one record holds (Q_RECIPIENTS_MAX)

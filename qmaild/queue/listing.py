@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from qmaild.message.dates import field_date
-from qmaild.queue.store import Brief, Summary
+from qmaild.queue.values import Brief, Summary
 
 
 def shown(value: bytes) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 from qmaild.protocol import frames
 from qmaild.queue.commits import Commits
-from qmaild.queue.store import FRESH, LANE_BYTES, RETRY, Job, Store, StoreError
+from qmaild.queue.store import FRESH, LANE_BYTES, RETRY, Store
+from qmaild.queue.values import Job, StoreError
 from qmaild.runtime import poller, system
 from qmaild.runtime.channel import Channel
 

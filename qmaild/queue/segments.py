@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from qmaild.queue.store import checksum
+from qmaild.queue.core import checksum
 
 VERSION = 1
 HEAD_BYTES = 96

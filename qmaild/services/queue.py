@@ -13,7 +13,8 @@ from qmaild.queue.administration import Administration
 from qmaild.queue.commits import Commits
 from qmaild.queue.intake import Intake
 from qmaild.queue.manager import Manager
-from qmaild.queue.store import Store, StoreError
+from qmaild.queue.store import Store
+from qmaild.queue.values import StoreError
 from qmaild.runtime import journal, paths, system
 from qmaild.runtime.channel import Channel
 from qmaild.runtime.clock import JUMP, Clock

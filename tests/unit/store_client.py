@@ -5,7 +5,8 @@ from __future__ import annotations
 import pathlib
 import select
 
-from qmaild.queue.store import FRESH, RETRY, Job, Staged, Store
+from qmaild.queue.store import FRESH, RETRY, Staged, Store
+from qmaild.queue.values import Job
 
 SEGMENT = 64 << 10
 FOREVER = 1 << 60

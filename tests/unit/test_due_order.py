@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmaild.queue.store import FRESH, RETRY, StoreError
+from qmaild.queue.store import FRESH, RETRY
+from qmaild.queue.values import StoreError
 
 from .store_client import FOREVER, Client
 

@@ -32,7 +32,7 @@ IMPORTERS = {
     "dns": "qmaild/runtime/dns.py",
     "systemd": "qmaild/runtime/service.py",
     "qmaild._body": "qmaild/protocol/smtp/body.py",
-    "qmaild._queue": "qmaild/queue/store.py",
+    "qmaild._queue": "qmaild/queue/core.py",
     "qmaild._system": "qmaild/runtime/system.py",
 }
 NATIVE = {"qmaild._body", "qmaild._queue", "qmaild._system"}

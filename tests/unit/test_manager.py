@@ -16,7 +16,8 @@ from qmaild.protocol import frames
 from qmaild.queue import manager
 from qmaild.queue.commits import Commits
 from qmaild.queue.manager import BATCH, LANE_MESSAGES, RETRY_BESIDE, RETRY_MESSAGES, RETRY_SHARE, Manager
-from qmaild.queue.store import FRESH, Store, StoreError
+from qmaild.queue.store import FRESH, Store
+from qmaild.queue.values import StoreError
 from qmaild.runtime.channel import Channel
 
 NOW = 1_000_000_000

@@ -15,9 +15,11 @@ import pytest
 
 from qmaild.commands import qmailctl
 from qmaild.commands.dumping import Reading, Unreadable
+from qmaild.queue.core import checksum
 from qmaild.queue.log import NEW, Living
 from qmaild.queue.segments import HEAD_BYTES, START, Damage, Record, header, records
-from qmaild.queue.store import Store, StoreError, checksum
+from qmaild.queue.store import Store
+from qmaild.queue.values import StoreError
 
 from .store_client import PATIENCE, SEGMENT, Client
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qmaild.queue.store import Job, Store, StoreError
+from qmaild.queue.store import Store
+from qmaild.queue.values import Job, StoreError
 
 from .store_client import FOREVER, PATIENCE, SEGMENT, Client
 
@@ -467,7 +468,8 @@ def test_a_full_disk_refuses_messages_keeps_marks_and_resumes(tmp_path: pathlib.
 
 FULL_DISK = """
 import resource, select, signal, sys
-from qmaild.queue.store import FRESH, Store, StoreError
+from qmaild.queue.store import FRESH, Store
+from qmaild.queue.values import StoreError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = Store.open(sys.argv[1], segment_bytes=65536)

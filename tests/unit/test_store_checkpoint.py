@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from qmaild.queue.store import Counts, Store, Summary
+from qmaild.queue.store import Store
+from qmaild.queue.values import Counts, Summary
 
 from .store_client import PATIENCE, SEGMENT
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from qmaild.queue.store import checksum
+from qmaild.queue.core import checksum
 
 SIZE, START, HEAD, MESSAGE_HEAD = 64 << 10, 4096, 40, 104
 SEAL_HEADS, SEAL_RECORDS, NO_FORMAT, ONE_HEAD = 1, 2, 4, 8

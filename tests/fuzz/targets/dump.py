@@ -16,9 +16,11 @@ from typing import Any
 
 from qmaild.commands import dumping
 from qmaild.queue import segments
+from qmaild.queue.core import checksum
 from qmaild.queue.log import NEW, Living, Replay, Segment
 from qmaild.queue.segments import Damage, Record
-from qmaild.queue.store import Store, StoreError, checksum
+from qmaild.queue.store import Store
+from qmaild.queue.values import StoreError
 
 from .directory import SIZE, Writer
 
