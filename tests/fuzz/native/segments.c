@@ -308,6 +308,7 @@ static uint64_t look_at(const struct queue_job *job, uint64_t states[5])
     inside(job->origin_offset, job->origin_length, job->record_length);
     inside(job->sender_offset, job->sender_length, job->record_length);
     inside(job->content_offset, job->content_length, job->record_length);
+    print = print * 131 + crc32c(0, job->record + RECORD_HEAD, job->record_length - RECORD_HEAD); /* a copy has the same */
     must(job->part_count > 0 && job->part_count <= Q_RECIPIENTS_MAX);
     for (uint32_t at = 0; at < job->part_count; at++) {
         const struct queue_part *part = &job->parts[at];
