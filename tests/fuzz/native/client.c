@@ -280,6 +280,8 @@ static int take_frame(struct bytes frame)
         return 0;
     if (letter == 'x' && count == 2 && number[1] <= 255 && !frame.left)
         said.code = (int)number[1];
+    if (letter == 'v' && count == 2 && number[0] == VERSION && (size_t)number[1] == frame.left)
+        return 1;
     if (letter != '>' || count != 3 || (size_t)number[2] != frame.left)
         return 0;
     stream = number[1] == 2;
