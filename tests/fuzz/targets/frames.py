@@ -72,6 +72,7 @@ def _package(data: bytes, step: int) -> tuple[bytes, list[qmqp.Package]] | None:
                     packages.append(each)
                 else:
                     text += each.text
+            assert len(reader._held) <= max(netstring.MAX_DIGITS, reader._package_left)  # never any of the message
     except qmqp.QmqpError:
         return None
     return text, packages
