@@ -123,7 +123,7 @@ class Lanes:
         self._dialing += 1
         purpose, name = question_of(lane)
         self._ask(lambda frame, descriptor: self._dialed(work, lane, frame, descriptor), frames.Connect,
-                  purpose, name, work.skip)  # fmt: skip
+                  purpose, name, work.skip, work.order.is_probe)  # fmt: skip
 
     def _dialed(self, work: Work, lane: bytes, frame: Any, descriptor: int) -> None:
         self._dialing -= 1

@@ -1,4 +1,4 @@
-"""Which addresses did not answer lately, so that a dead host costs little (qmail's tcpto). Knows no clock."""
+"""Which addresses did not answer lately, so that a dead host costs little (qmail's tcpto). Knows no clock, and what ports are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Record(NamedTuple):
 
 
 class DeadHosts:
-    """Addresses by their last connection timeouts.
+    """Addresses, as the caller names them with their ports, by their last connection timeouts.
 
     Differs: qmail skips an address from its second timeout on, for about an hour; we from the first on, for
     minutes, for here many deliveries would wait for one dead host at the same time.

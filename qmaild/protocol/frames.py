@@ -197,7 +197,7 @@ class Bounced(NamedTuple):
 
 # Deliver: send to local and remote.
 class Order(NamedTuple):
-    """Deliver one message to recipients of one lane; answered by one Report."""
+    """Deliver one message to recipients of one lane; answered by one Report. is_probe: see Connect."""
 
     tag: int
     number: int
@@ -210,6 +210,7 @@ class Order(NamedTuple):
     size: int
     content: bytes
     descriptor: int
+    is_probe: int = 0
 
 
 class Report(NamedTuple):
@@ -239,12 +240,16 @@ class Is(NamedTuple):
 
 # Dial: remote to dial.
 class Connect(NamedTuple):
-    """purpose "mx": mail hosts of the domain name; "route": the smtproutes entry with key name. skip: addresses tried already."""
+    """purpose "mx": mail hosts of the domain name; "route": the smtproutes entry with key name. skip: addresses tried already.
+
+    is_probe: 1 when send wants to know whether a dead destination is back, or tries for the last time: try in earnest.
+    """
 
     tag: int
     purpose: bytes
     name: bytes
     skip: list[bytes]
+    is_probe: int = 0
 
 
 class Connected(NamedTuple):

@@ -39,6 +39,14 @@ class Reached(NamedTuple):
     more: bool
 
 
+class _Wish(NamedTuple):
+    """What of the question holds for every address: those not to try, whether the dead are to be, and until when."""
+
+    skip: frozenset[bytes]
+    is_probe: bool
+    deadline: float
+
+
 def is_own(address: Address) -> bool:
     """Return whether a connection to this address would come back to this host."""
     if mailhosts.is_never_mail(address):
@@ -67,21 +75,25 @@ class Dialer:
         self._settings = settings
         self.dead = DeadHosts()
 
-    async def connect(self, purpose: bytes, name: bytes, skip: frozenset[bytes]) -> Reached | Verdict:
-        """Return a connection for this purpose to an address that is not in skip, or why there is none."""
+    async def connect(self, purpose: bytes, name: bytes, skip: frozenset[bytes], is_probe: bool = False) -> Reached | Verdict:
+        """Return a connection for this purpose to an address that is not in skip, or why there is none.
+
+        is_probe: addresses that timed out lately are not left out but tried last. Whoever asks so leaves a dead
+        destination alone for a time of its own, and wants to know whether it is back.
+        """
+        wish = _Wish(skip, is_probe, self._loop.time() + self._settings().timeoutconnect * TIMEOUTS_IN_ALL)
         if purpose == b"mx":
-            return await self._to_domain(name, skip)
+            return await self._to_domain(name, wish)
         if purpose == b"route":
-            return await self._by_route(name, skip)
+            return await self._by_route(name, wish)
         return Verdict(TEMPORARY, b"4.3.5", b"There is no such purpose of a connection.")
 
-    async def _to_domain(self, domain: bytes, skip: frozenset[bytes]) -> Reached | Verdict:
-        deadline = self._loop.time() + self._settings().timeoutconnect * TIMEOUTS_IN_ALL
+    async def _to_domain(self, domain: bytes, wish: _Wish) -> Reached | Verdict:
         search = Search(domain)
         address = mailhosts.literal(domain)
         if address:
             candidates = search.usable([], [Candidate(domain, address)], is_own)
-            reached = await self._race(candidates, mailhosts.SMTP_PORT, b"smtp", skip, deadline, False)
+            reached = await self._race(candidates, mailhosts.SMTP_PORT, b"smtp", wish, False)
             return reached or search.verdict()
         groups = mailhosts.hosts_of(domain, await self._resolver.ask(domain, "MX"), random.shuffle)
         if isinstance(groups, Verdict):
@@ -92,18 +104,17 @@ class Dialer:
             if search.is_over:
                 break
             is_last = number == len(groups)
-            reached = await self._race(candidates, mailhosts.SMTP_PORT, b"smtp", skip, deadline, not is_last)
+            reached = await self._race(candidates, mailhosts.SMTP_PORT, b"smtp", wish, not is_last)
             if reached:
                 return reached
         return search.verdict()
 
-    async def _by_route(self, key: bytes, skip: frozenset[bytes]) -> Reached | Verdict:
+    async def _by_route(self, key: bytes, wish: _Wish) -> Reached | Verdict:
         target = mailhosts.target_of(self._settings().smtproutes.get(key.lower(), b""))
         if target is None:  # send has read another smtproutes than we
             return Verdict(TEMPORARY, b"4.3.5", b"smtproutes has no route of that name.")
         if target.path:
             return await self._to_path(target)
-        deadline = self._loop.time() + self._settings().timeoutconnect * TIMEOUTS_IN_ALL
         address = mailhosts.literal(target.host) or _address(target.host)
         if address:
             candidates = [Candidate(target.host, address)]
@@ -114,7 +125,7 @@ class Dialer:
                 # Differs: permanent in qmail. Such a relay is a mistake of ours: no message bounces for it.
                 text = b"I could not find the address of the relay %b." % mailhosts.shown(target.host)
                 return Verdict(TEMPORARY, b"4.1.2", text)
-        reached = await self._race(candidates, target.port, target.protocol, skip, deadline, False)
+        reached = await self._race(candidates, target.port, target.protocol, wish, False)
         text = b"I could not establish a connection to the relay %b." % mailhosts.shown(target.host)
         return reached or Verdict(TEMPORARY, b"4.4.1", text)
 
@@ -136,18 +147,17 @@ class Dialer:
         answers = await asyncio.gather(*[self._resolver.ask(name, kind) for name, kind in questions])
         return [(name, answer) for (name, _), answer in zip(questions, answers, strict=True)]
 
-    async def _race(self, candidates: list[Candidate], port: int, protocol: bytes, skip: frozenset[bytes],
-                    deadline: float, more: bool) -> Reached | None:  # fmt: skip
+    async def _race(
+        self, candidates: list[Candidate], port: int, protocol: bytes, wish: _Wish, more: bool
+    ) -> Reached | None:
         """Connect to the first candidate that answers; a slow one gets a rival after a while."""
-        now = self._loop.time()
-        waiting = [each for each in candidates if each.shown not in skip]
-        waiting = [each for each in waiting if not self.dead.is_dead(each.shown, now)]
+        waiting = self._worth_trying(candidates, port, wish)
         running: _Running = {}
         try:
-            while (waiting or running) and self._loop.time() < deadline:
+            while (waiting or running) and self._loop.time() < wish.deadline:
                 if waiting and len(running) < MAX_AT_ONCE:
                     candidate = waiting.pop(0)
-                    limit = min(self._settings().timeoutconnect, deadline - self._loop.time())
+                    limit = min(self._settings().timeoutconnect, wish.deadline - self._loop.time())
                     running[self._loop.create_task(self._attempt(candidate, port, limit))] = candidate
                 done, _ = await asyncio.wait(
                     running, timeout=self._wait_for(waiting, running), return_when=asyncio.FIRST_COMPLETED
@@ -162,6 +172,15 @@ class Dialer:
         finally:
             await _cancel(list(running))
 
+    def _worth_trying(self, candidates: list[Candidate], port: int, wish: _Wish) -> list[Candidate]:
+        now = self._loop.time()
+        found: list[Candidate] = []
+        dead: list[Candidate] = []
+        for each in candidates:
+            if each.shown not in wish.skip:
+                (dead if self.dead.is_dead(_door(each, port), now) else found).append(each)
+        return found + dead if wish.is_probe else found
+
     def _wait_for(self, waiting: list[Candidate], running: _Running) -> float | None:
         if not waiting or len(running) >= MAX_AT_ONCE:
             return None  # each attempt has a limit of its own
@@ -170,6 +189,7 @@ class Dialer:
 
     async def _attempt(self, candidate: Candidate, port: int, limit: float) -> socket.socket | None:
         family = socket.AF_INET6 if candidate.address.version == 6 else socket.AF_INET
+        door = _door(candidate, port)
         sock = None
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -177,19 +197,26 @@ class Dialer:
             async with asyncio.timeout(limit):
                 await self._loop.sock_connect(sock, (str(candidate.address), port))
         except TimeoutError:
-            self.dead.timed_out(candidate.shown, self._loop.time())
+            self.dead.timed_out(door, self._loop.time())
         except OSError:
-            self.dead.answered(candidate.shown)
+            self.dead.answered(door)
         except asyncio.CancelledError:
             if sock:
                 sock.close()
             raise
         else:
-            self.dead.answered(candidate.shown)
+            self.dead.answered(door)
             return sock
         if sock:
             sock.close()
         return None
+
+
+def _door(candidate: Candidate, port: int) -> bytes:
+    """Return the name under which an address and port are remembered: the address alone for that of all mail hosts."""
+    if port == mailhosts.SMTP_PORT:
+        return candidate.shown
+    return b"%b:%d" % (b"[%b]" % candidate.shown if candidate.address.version == 6 else candidate.shown, port)
 
 
 def _address(name: bytes) -> Address | None:

@@ -190,7 +190,9 @@ class Brain:
             if job.is_verp:
                 sender = verp.expand(sender, recipients[0])
             rides = 1 if job.token != NO_TOKEN else 0
-            order = frames.Order(self._tag, number, birth, flags, lane.name, sender, indexes, recipients, size, content, rides)
+            is_probe = lane.pace.is_probing or retry.is_last(birth, now, self._settings.queuelifetime)
+            order = frames.Order(self._tag, number, birth, flags, lane.name, sender, indexes, recipients, size, content, rides,
+                                 int(is_probe))  # fmt: skip
             commands.append(Place(order, job.token))
 
     def _reported(self, event: Reported, now: int, commands: list[Command]) -> None:

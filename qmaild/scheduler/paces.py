@@ -56,6 +56,11 @@ class Pace:
         return self.dead_since <= now < self.dead_until
 
     @property
+    def is_probing(self) -> bool:
+        """Whether an order that goes now is to find out if a dead destination is back."""
+        return self._deaths > 0
+
+    @property
     def is_doubtful(self) -> bool:
         """Whether an order may well hold its place for long: the last ones failed or were slow."""
         return self.failures > 0 or self.is_slow

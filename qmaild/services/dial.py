@@ -26,7 +26,7 @@ def build(service: Service) -> None:
     async def connect(channel: Channel, question: frames.Connect) -> None:
         reached: Reached | Verdict
         try:
-            reached = await dialer.connect(question.purpose, question.name, frozenset(question.skip))
+            reached = await dialer.connect(question.purpose, question.name, frozenset(question.skip), bool(question.is_probe))
         except Exception as error:  # rule 7: what nobody foresaw is temporary, and no question stays open
             journal.note(journal.ERROR, f"no connection for {question.name!r}: {error!r}")
             reached = Verdict(frames.TEMPORARY, b"4.3.0", b"I could not make a connection.")

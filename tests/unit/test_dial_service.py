@@ -61,6 +61,10 @@ class DeadHost:
         for filler in self._fillers:
             filler.connect_ex((address, self.port))
 
+    def revive(self) -> None:
+        """Take connections from now on."""
+        self._sock.listen(10)
+
     def close(self) -> None:
         for sock in (self._sock, *self._fillers):
             sock.close()
@@ -77,8 +81,10 @@ def dial(tmp_path: Path, **settings: str) -> Running:
     return Running("dial", ["dial", "control"], tmp_path, **settings)
 
 
-def asked(client: Client, purpose: bytes, name: bytes, *skip: bytes) -> frames.NotConnected | frames.Connected:
-    client.send(frames.Connect(7, purpose, name, list(skip)))
+def asked(
+    client: Client, purpose: bytes, name: bytes, *skip: bytes, is_probe: int = 0
+) -> frames.NotConnected | frames.Connected:
+    client.send(frames.Connect(7, purpose, name, list(skip), is_probe))
     frame, descriptor = client.receive()
     if isinstance(frame, frames.Connected):
         os.close(descriptor)
@@ -204,15 +210,39 @@ def test_a_host_that_timed_out_is_left_alone_until_tcpok(names: NameServer, tmp_
         assert isinstance(asked(client, b"route", b""), frames.NotConnected)
         control.send(frames.Command(1, [b"tcpto"]))
         answer, _ = control.receive()
-        assert isinstance(answer, frames.Answer) and answer.text.startswith(b"127.0.0.1 timed out ")
-        with listening() as alive:
-            (service.control / "smtproutes").write_text(f":[127.0.0.1]:{port_of(alive)}\n")
-            control.send(frames.Command(2, [b"reload"]))
-            assert control.receive()[0] == frames.Answer(2, 0, b"")
-            assert isinstance(asked(client, b"route", b""), frames.NotConnected)
-            control.send(frames.Command(3, [b"tcpok"]))
-            assert control.receive()[0] == frames.Answer(3, 0, b"")
-            assert isinstance(asked(client, b"route", b""), frames.Connected)
+        assert isinstance(answer, frames.Answer) and answer.text.startswith(b"127.0.0.1:%d timed out " % dead.port)
+        dead.revive()
+        assert isinstance(asked(client, b"route", b""), frames.NotConnected)
+        control.send(frames.Command(3, [b"tcpok"]))
+        assert control.receive()[0] == frames.Answer(3, 0, b"")
+        assert isinstance(asked(client, b"route", b""), frames.Connected)
+    dead.close()
+
+
+def test_a_host_that_timed_out_and_is_back_is_found_by_a_probe_and_known_from_then_on(tmp_path: Path) -> None:
+    dead = DeadHost()
+    with dial(tmp_path, smtproutes=f":[127.0.0.1]:{dead.port}", timeoutconnect="1") as service:
+        client = service.client("dial")
+        assert isinstance(asked(client, b"route", b""), frames.NotConnected)
+        assert isinstance(asked(client, b"route", b"", is_probe=1), frames.NotConnected)
+        dead.revive()
+        assert isinstance(asked(client, b"route", b""), frames.NotConnected)
+        assert isinstance(asked(client, b"route", b"", is_probe=1), frames.Connected)
+        assert isinstance(asked(client, b"route", b""), frames.Connected)
+    dead.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_port_that_times_out_leaves_the_other_ports_of_its_address_alone(tmp_path: Path, address: str) -> None:
+    dead = DeadHost(address)
+    with listening(address) as alive:
+        routes = f"dead:[{address}]:{dead.port}\nalive:[{address}]:{port_of(alive)}"
+        with dial(tmp_path, smtproutes=routes, timeoutconnect="1") as service:
+            client = service.client("dial")
+            assert isinstance(asked(client, b"route", b"dead"), frames.NotConnected)
+            assert isinstance(asked(client, b"route", b"alive"), frames.Connected)
+            dead.revive()
+            assert isinstance(asked(client, b"route", b"dead"), frames.NotConnected)
     dead.close()
 
 

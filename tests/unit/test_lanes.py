@@ -13,7 +13,7 @@ from qmaild.delivery import lanes as subject
 from qmaild.delivery.smtp import Where
 from qmaild.protocol import frames
 
-ORDER = frames.Order(1, 5, 0, 0, b"remote:b.test", b"s@a.test", [0], [b"r@b.test"], 2, b"x\n", 0)
+ORDER = frames.Order(1, 5, 0, 0, b"remote:b.test", b"s@a.test", [0], [b"r@b.test"], 2, b"x\n", 0, is_probe=1)
 SETTINGS = parse({}, b"host.test")[0]
 
 
@@ -72,7 +72,7 @@ def test_an_idle_connection_is_kept_for_a_while_then_left_with_quit(monkeypatch:
         lanes = subject.Lanes(loop, dial.ask, lambda: SETTINGS)
         assert (await delivered(lanes, dial)).peers == [b"mx.b.test[192.0.2.1]:25"]
         assert (await delivered(lanes, dial, is_first=False)).outcomes == b"K"
-        assert (dial.questions, lanes.connections, lanes.orders) == ([(b"mx", b"b.test", [])], 1, 0)
+        assert (dial.questions, lanes.connections, lanes.orders) == ([(b"mx", b"b.test", [], 1)], 1, 0)
         assert await asyncio.wait_for(loop.sock_recv(dial.peers[0], 1000), 10) == b"QUIT\r\n"
         assert await asyncio.wait_for(loop.sock_recv(dial.peers[0], 1000), 10) == b""
         assert lanes.connections == 0

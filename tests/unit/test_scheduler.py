@@ -429,6 +429,7 @@ def test_what_waits_when_a_destination_dies_is_deferred_too() -> None:
 def test_a_message_past_its_lifetime_is_really_tried() -> None:
     send, _ = with_a_dead_destination()
     (order,) = orders(send.handle(Arrived(job(b"a@far.example", birth=NOW - WEEK - 1), NO_TOKEN), NOW))
+    assert order.is_probe
     (failed,) = answers(send.handle(unreached(order), NOW))
     assert isinstance(failed, frames.Failed) and UNREACHED in failed.note
 
@@ -438,7 +439,8 @@ def test_after_its_time_one_order_goes_first_and_success_opens_the_rest() -> Non
     later = NOW + 60 * retry.SECOND
     (probe,) = orders(send.handle(Arrived(job(b"a@far.example", number=2), NO_TOKEN), later))
     assert send.handle(Arrived(job(b"b@far.example", number=3), NO_TOKEN), later) == []
-    assert [order.number for order in orders(send.handle(report(probe, b"K"), later))] == [3]
+    rest = orders(send.handle(report(probe, b"K"), later))
+    assert [(order.number, order.is_probe) for order in [probe, *rest]] == [(2, 1), (3, 0)]
 
 
 def test_a_failed_probe_means_twice_the_time() -> None:
