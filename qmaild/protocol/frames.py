@@ -57,14 +57,24 @@ class Message(NamedTuple):
 
 
 class Open(NamedTuple):
-    """Starts a large message; Data frames of the same tag follow, then End or Abort."""
+    """Starts a large message; Pieces of the same tag follow, then End or Abort."""
 
     tag: int
 
 
-class Data(NamedTuple):
+class Piece(NamedTuple):
+    """The next bytes of a large message: all that a sealed memfd has. Answered Taken, unless the message was refused."""
+
     tag: int
-    content: bytes
+    size: int
+    descriptor: int
+
+
+class Taken(NamedTuple):
+    """So many bytes of a piece lie in the message's file. It is no answer to Open: that one comes after End."""
+
+    tag: int
+    size: int
 
 
 class End(NamedTuple):
@@ -317,6 +327,11 @@ class Exists(NamedTuple):
 
 
 # Inject: the C client to inject.
+class Data(NamedTuple):
+    tag: int
+    content: bytes
+
+
 class Invoke(NamedTuple):
     """Run as this program with these arguments and variables; its input follows as Data frames and EndOfInput of the same tag.
 
@@ -364,10 +379,12 @@ Frame = tuple[Any, ...]
 
 LETTERS: dict[bytes, type[Frame]] = {
     b"v": Hello, b"V": Leaving,
-    b"M": Message, b"O": Open, b"+": Data, b"E": End, b"A": Abort, b"K": Accepted, b"Z": Refused, b"l": List, b"L": Listed,
+    b"M": Message, b"O": Open, b"p": Piece, b"t": Taken, b"E": End, b"A": Abort,
+    b"K": Accepted, b"Z": Refused, b"l": List, b"L": Listed,
     b"J": Job, b"F": Finish, b"d": Done, b"f": Failed, b"z": Deferred, b"e": Ended, b"b": Bounce, b"B": Bounced,
     b"o": Order, b"R": Report, b"w": Who, b"i": Is, b"c": Connect, b"C": Connected, b"N": NotConnected,
-    b"D": Deliver, b"X": Delivered, b"P": NeedsProgram, b"?": Exists, b"I": Invoke, b".": EndOfInput, b">": Output, b"x": Exit,
+    b"D": Deliver, b"X": Delivered, b"P": NeedsProgram, b"?": Exists,
+    b"I": Invoke, b"+": Data, b".": EndOfInput, b">": Output, b"x": Exit,
     b"q": Command, b"a": Answer,
 }  # fmt: skip
 

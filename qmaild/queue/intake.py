@@ -5,6 +5,7 @@ Every number from a peer is bounded here, whatever the door has checked: a door 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from qmaild.protocol.frames import PERMANENT, TEMPORARY
 from qmaild.queue.commits import Commits
 from qmaild.queue.store import Staged, Store
 from qmaild.queue.values import StoreError
+from qmaild.runtime import system
 from qmaild.runtime.channel import Channel
 
 MAX_RECIPIENTS = 100_000  # of one message: what one record holds (Q_RECIPIENTS_MAX)
@@ -22,7 +24,10 @@ MAX_ORIGIN = 256
 MAX_PREFIX = 64 << 10  # trace fields and what policy may add
 MAX_TRACE = 1 << 20  # above databytes: what was small enough once is not refused for the trace fields of its forwards
 MAX_STREAMS = 256  # large messages under way on one connection
+MAX_PIECE = 16 << 20  # bytes that one frame may hold the loop with
 MAX_PENDING_BYTES = 64 << 20  # appended and not yet durable: above it nobody is read until the disk has caught up
+
+_buffer = memoryview(bytearray(64 << 10))  # what is read of a piece before it is written; more at a time is slower
 
 NO_ROOM = (TEMPORARY, b"4.3.1", b"insufficient system storage")
 DISK_TROUBLE = (TEMPORARY, b"4.3.0", b"the message could not be stored")
@@ -44,7 +49,7 @@ class Intake:
         self._pending_bytes = 0
         self._paused: list[Channel] = []
         self._handlers: dict[type, Callable[[Channel, Any], None]] = {
-            frames.Message: self._message, frames.Open: self._open, frames.Data: self._data,
+            frames.Message: self._message, frames.Open: self._open,
             frames.End: self._end, frames.Abort: self._abort,
         }  # fmt: skip
 
@@ -52,6 +57,12 @@ class Intake:
         channel.state = {}
 
     def frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
+        if isinstance(frame, frames.Piece):
+            try:
+                self._piece(channel, frame, descriptor)
+            finally:
+                os.close(descriptor)
+            return
         handler = self._handlers.get(type(frame))
         if handler is None:
             channel.close()
@@ -142,24 +153,34 @@ class Intake:
             self._on_trouble(str(error))
             self._refuse(channel, frame.tag, NO_ROOM if error.reason == "space" else DISK_TROUBLE)
 
-    def _data(self, channel: Channel, frame: frames.Data) -> None:
+    def _piece(self, channel: Channel, frame: frames.Piece, descriptor: int) -> None:
+        if not (0 < frame.size <= MAX_PIECE and system.is_sealed(descriptor) and os.fstat(descriptor).st_size == frame.size):
+            channel.close()
+            return
         stream = channel.state.get(frame.tag)
         if stream is None or stream.ending:
             return  # refused before: the door has not heard yet
-        stream.size += len(frame.content)
+        stream.size += frame.size
         limit = self._max_bytes()
         try:
             if limit and stream.size > limit + MAX_TRACE:
                 self._give_up(channel, frame.tag, (PERMANENT, b"5.3.4", b"the message is too large"))
                 return
-            stream.staged.write(frame.content)
-        except StoreError as error:
+            for place in range(0, frame.size, len(_buffer)):
+                stream.staged.write(_buffer[: os.preadv(descriptor, [_buffer], place)])
+        except (StoreError, OSError) as error:
             self._on_trouble(str(error))
-            self._give_up(channel, frame.tag, NO_ROOM if error.reason == "space" else DISK_TROUBLE)
+            is_full = isinstance(error, StoreError) and error.reason == "space"
+            self._give_up(channel, frame.tag, NO_ROOM if is_full else DISK_TROUBLE)
+            return
+        channel.send(frames.Taken(frame.tag, frame.size))
 
     def _end(self, channel: Channel, frame: frames.End) -> None:
         stream = channel.state.get(frame.tag)
         if stream is None or stream.ending:
+            return
+        if stream.staged.size != stream.size:  # a fault of ours cut a piece short
+            self._give_up(channel, frame.tag, DISK_TROUBLE)
             return
         if len(frame.prefix) > MAX_PREFIX:
             self._give_up(channel, frame.tag, (PERMANENT, b"5.3.4", b"the trace fields are too long"))

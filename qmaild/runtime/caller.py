@@ -33,7 +33,8 @@ class Caller:
     """Questions to the service at `path`. Every frame class asked with has `tag` as its first field.
 
     ask() returns the tag; done(frame, descriptor) is called exactly once, with (None, -1) if the server was
-    lost or cannot be reached. send() adds frames to an open question (Data, End, Abort).
+    lost or cannot be reached. send() adds frames to an open question (Piece, End, Abort); Taken is handed to done, too,
+    and is no answer.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, role: bytes) -> None:
@@ -59,7 +60,7 @@ class Caller:
 
     @property
     def queued(self) -> int:
-        """Bytes the server has not taken yet: who streams bodies waits while this is large."""
+        """Bytes that wait to be written to the server: whoever asks much waits while they are many."""
         here = self._channel.queued if self._channel else 0
         return here + self._backlog_bytes + sum([channel.queued for channel in self._leaving])
 
@@ -71,16 +72,18 @@ class Caller:
         self._put(kind(tag, *fields), descriptor)
         return tag
 
-    def send(self, frame: frames.Frame) -> None:
-        """Send one more frame of a question that is open; one whose server was lost is dropped."""
+    def send(self, frame: frames.Frame, descriptor: int = -1) -> None:
+        """Send one more frame of a question that is open; one whose server was lost is dropped. The descriptor is taken."""
         tag = frame[0]
         if tag not in self._waiting:
+            if descriptor >= 0:
+                os.close(descriptor)
             return
         for channel, tags in self._leaving.items():
             if tag in tags:
-                channel.send(frame)
+                channel.send(frame, descriptor)
                 return
-        self._put(frame, -1)
+        self._put(frame, descriptor)
 
     def forget(self, tag: int) -> None:
         """The asker wants no answer any more; a late one is dropped."""
@@ -167,6 +170,10 @@ class Caller:
             return
         if isinstance(frame, frames.Leaving):
             self._part_from(channel)
+            return
+        if isinstance(frame, frames.Taken):
+            if frame.tag in self._waiting:
+                self._waiting[frame.tag](frame, -1)
             return
         done = self._waiting.pop(frame[0], None)
         if done is None:

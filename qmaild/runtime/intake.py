@@ -1,27 +1,32 @@
-"""How a door hands a message to the queue: whole if it is small, as it streams in if it is large.
+"""How a door hands a message to the queue: whole if it is small, in pieces as it streams in if it is large.
 
-Memory is bounded twice: a message is held here only up to MAX_WHOLE bytes, and all messages together up to
-MAX_HELD; beyond either it is streamed. A door reads no more of any message while `is_congested`.
+A piece is sealed memory whose descriptor the queue gets: its bytes go through no socket. Memory is bounded thrice:
+a message is held here only up to MAX_WHOLE bytes, a piece up to PIECE, and all messages together up to MAX_HELD; beyond
+that they are streamed, and streams go on in smaller pieces. A door reads no more of any message while `is_congested`:
+the queue has taken too little of what it was given.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from qmaild.protocol import frames
+from qmaild.runtime import system
 from qmaild.runtime.caller import Caller
 
 MAX_WHOLE = 256 << 10  # a message up to here goes as one frame: the queue keeps those in its segments
 MAX_HELD = 64 << 20  # of all messages under way; more are streamed from their next piece on
 MAX_STREAMS = 200  # below what the queue takes on one connection
-HIGH_WATER = 1 << 20  # bytes that the queue has not taken: above it nothing more is read from clients
-PIECE = 64 << 10  # of one Data frame
+HIGH_WATER = 16 << 20  # bytes that the queue has not taken: above it nothing more is read from clients
+PIECE = 1 << 20
 
 Answer = frames.Accepted | frames.Refused | None
 Answered = Callable[[Answer], None]
 
 _NO_STREAM = frames.Refused(0, frames.TEMPORARY, b"4.3.1", b"too many large messages at this moment")
+_NO_MEMORY = frames.Refused(0, frames.TEMPORARY, b"4.3.1", b"no memory for a large message at this moment")
 
 
 class Intake:
@@ -32,6 +37,7 @@ class Intake:
         self._waiting: list[Callable[[], None]] = []
         self.held = 0  # bytes of unfinished messages in memory
         self.streams = 0
+        self.handed_on = 0  # bytes of pieces that the queue has not taken yet
         caller.on_drained = self._drained
 
     @property
@@ -41,7 +47,7 @@ class Intake:
 
     @property
     def is_congested(self) -> bool:
-        return self._caller.queued > HIGH_WATER
+        return self._caller.queued + self.handed_on > HIGH_WATER
 
     def when_drained(self, go_on: Callable[[], None]) -> None:
         """Call go_on once, when the queue has taken what was written or is lost."""
@@ -51,8 +57,13 @@ class Intake:
         """Begin a message."""
         return Draft(self, self._caller)
 
+    def taken(self, size: int) -> None:
+        """The queue has taken so many bytes of pieces, or will never take them."""
+        self.handed_on -= size
+        self._drained()
+
     def _drained(self) -> None:
-        if self._waiting:
+        if self._waiting and not self.is_congested:
             waiting, self._waiting = self._waiting, []
             for go_on in waiting:
                 go_on()
@@ -61,24 +72,26 @@ class Intake:
 class Draft:
     """One message on its way to the queue: write() pieces, then finish() or abort(), once."""
 
-    __slots__ = ("_answer", "_caller", "_done", "_intake", "_is_answered", "_parts", "_size", "_tag")
+    __slots__ = ("_answer", "_caller", "_done", "_handed_on", "_intake", "_is_answered", "_memory", "_parts", "_size", "_tag")
 
     def __init__(self, intake: Intake, caller: Caller) -> None:
         self._intake = intake
         self._caller = caller
         self._parts: list[bytes] = []
-        self._size = 0  # bytes in _parts
+        self._size = 0  # bytes in _parts, or in _memory
         self._tag = 0  # of the open stream
+        self._memory = -1  # its next piece
+        self._handed_on = 0  # bytes of pieces that the queue has not taken
         self._done: Answered | None = None
         self._is_answered = False  # early: the rest of a stream is of no use
         self._answer: Answer = None
 
     def write(self, text: bytes) -> None:
         """Take the next piece of the content."""
+        if self._is_answered:
+            return
         if self._tag:
             self._stream(text)
-            return
-        if self._is_answered:
             return
         self._parts.append(text)
         self._size += len(text)
@@ -96,6 +109,7 @@ class Draft:
             return
         self._done = done
         if self._tag:
+            self._hand_on()
             self._caller.send(frames.End(self._tag, flags, origin, sender, recipients, prefix, *serves))
             return
         content = b"".join([prefix, *self._parts])
@@ -109,14 +123,22 @@ class Draft:
         self._is_answered = True
         if self._tag:
             tag, self._tag = self._tag, 0
-            self._intake.streams -= 1
             self._caller.send(frames.Abort(tag))
             self._caller.forget(tag)
+            self._end_stream()
 
     def _release(self) -> None:
         self._intake.held -= self._size
         self._parts = []
         self._size = 0
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+
+    def _end_stream(self) -> None:
+        self._intake.streams -= 1
+        handed_on, self._handed_on = self._handed_on, 0
+        self._intake.taken(handed_on)
 
     def _open(self) -> None:
         parts = self._parts
@@ -128,20 +150,49 @@ class Draft:
         self._intake.streams += 1
         self._tag = self._caller.ask(self._stream_answered, frames.Open)
         for part in parts:
-            self._stream(part)
+            if self._tag:
+                self._stream(part)
 
     def _stream(self, text: bytes) -> None:
-        for place in range(0, len(text), PIECE):
-            self._caller.send(frames.Data(self._tag, text[place : place + PIECE]))
+        try:
+            if self._memory < 0:
+                self._memory = system.memfd()
+            system.write_all(self._memory, text)
+        except OSError:
+            self.abort()
+            self._answer = _NO_MEMORY
+            return
+        self._size += len(text)
+        self._intake.held += len(text)
+        if self._size >= PIECE or self._intake.held > MAX_HELD:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Give the queue the piece that there is."""
+        size, memory = self._size, self._memory
+        if not size:
+            return
+        self._memory = -1
+        self._release()
+        system.seal(memory)
+        self._handed_on += size
+        self._intake.handed_on += size
+        self._caller.send(frames.Piece(self._tag, size, 1), memory)
 
     def _whole_answered(self, answer: Any, descriptor: int) -> None:
         if self._done:
             self._done(answer)
 
     def _stream_answered(self, answer: Any, descriptor: int) -> None:
+        if isinstance(answer, frames.Taken):
+            size = max(0, min(answer.size, self._handed_on))
+            self._handed_on -= size
+            self._intake.taken(size)
+            return
         self._tag = 0
-        self._intake.streams -= 1
+        self._release()
         self._is_answered = True
         self._answer = answer
+        self._end_stream()
         if self._done:
             self._done(answer)

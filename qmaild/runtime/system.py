@@ -103,15 +103,38 @@ def write_out(descriptors: Sequence[int]) -> list[int]:
     return list(errors[0 : len(descriptors)])
 
 
+def memfd() -> int:
+    """Return a descriptor of memory that has nothing in it yet and can be sealed; the caller's to close."""
+    return os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it where the descriptor stands, to a file or memory."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def seal(descriptor: int) -> None:
+    """Let nobody change this memory any more."""
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def is_sealed(descriptor: int) -> bool:
+    """Return whether this is memory that nobody can change any more: reading it never waits, whoever sent it."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:
+        return False
+
+
 def sealed_memfd(content: bytes) -> int:
     """Return a descriptor of these bytes in memory that nobody can change any more, at offset 0; the caller's to close."""
-    descriptor = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = memfd()
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        write_all(descriptor, content)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        seal(descriptor)
     except OSError:
         os.close(descriptor)
         raise

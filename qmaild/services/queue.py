@@ -64,7 +64,8 @@ class Queue:
         service.on_reload = self._manager.wake
         commits.on_durable = self._manager.wake
         commits.on_failure = lambda: self._trouble("a write to the queue failed")
-        service.serve("intake", self._intake_frame, self._intake.closed, self._intake.opened, says_leaving=True)
+        service.serve("intake", self._intake_frame, self._intake.closed, self._intake.opened, takes_descriptors=True,
+                      says_leaving=True)  # fmt: skip
         self._administration = Administration(service.loop, store, commits, self._manager.wake)
         service.commands |= self._administration.commands
         service.status = self._status

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qmaild.protocol import frames, netstring
+from tests.unit.peers import take
 from tests.unit.processes import Client, Running
 
 MESSAGE = b"Subject: hello\n\nthe body\n"
@@ -120,14 +121,20 @@ class Intake:
     def _session(self, sock: socket.socket) -> None:
         reader = netstring.Reader(frames.MAX_FRAME)
         streams: dict[int, bytes] = {}
-        while data := sock.recv(1 << 16):
+        memory: list[int] = []
+        while True:
+            data, received, _, _ = socket.recv_fds(sock, 1 << 16, 16)
+            if not data:
+                return
+            memory += received
             for frame in map(frames.decode, reader.feed(data)):
                 if isinstance(frame, frames.Hello):
                     sock.sendall(frames.encode(frame))
                 elif isinstance(frame, frames.Open):
                     streams[frame.tag] = b""
-                elif isinstance(frame, frames.Data):
-                    streams[frame.tag] += frame.content
+                elif isinstance(frame, frames.Piece):
+                    streams[frame.tag] += take(memory.pop(0), frame.size)
+                    sock.sendall(frames.encode(frames.Taken(frame.tag, frame.size)))
                 elif isinstance(frame, frames.End):
                     content = frame.prefix + streams.pop(frame.tag)
                     self._take(sock, frames.Message(*frame[:5], content, *frame[6:]))

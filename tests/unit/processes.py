@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from qmaild.protocol import frames, netstring
+from qmaild.runtime import system
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0  # no answer in this time is a failure
@@ -113,6 +114,13 @@ class Client:
             socket.send_fds(self._sock, [data[:1]], [descriptor])
             data = data[1:]
         self._sock.sendall(data)
+
+    def piece(self, tag: int, content: bytes) -> frames.Frame:
+        """Send the next piece of a large message and return what the service says to it."""
+        memory = system.sealed_memfd(content)
+        self.send(frames.Piece(tag, len(content), 1), memory)
+        os.close(memory)
+        return self.receive()[0]
 
     def receive(self) -> tuple[frames.Frame, int]:
         """The next frame and its descriptor (-1 if it has none)."""

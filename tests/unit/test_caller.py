@@ -13,6 +13,7 @@ import pytest
 
 from qmaild.protocol import frames, netstring
 from qmaild.runtime import caller as module
+from qmaild.runtime import system
 from qmaild.runtime.caller import Caller
 
 from .peers import Peer
@@ -100,14 +101,34 @@ def test_what_a_server_had_not_answered_when_it_went_is_none_and_nothing_else_is
     asker.until(lambda: b"after" in asker.answers)
 
 
+def test_a_descriptor_for_a_server_that_is_gone_is_closed(asker: Asker) -> None:
+    memory = system.sealed_memfd(b"x")
+    asker.caller.send(frames.Piece(77, 1, 1), memory)
+    with pytest.raises(OSError):
+        os.fstat(memory)
+
+
+def test_what_a_server_takes_of_a_stream_is_told_and_answers_nothing(asker: Asker) -> None:
+    said: list[frames.Frame] = []
+    stream = asker.caller.ask(lambda answer, descriptor: said.append(answer), frames.Open)
+    asker.until(lambda: not asker.server.asked.empty())
+    asker.server.next()
+    for each in (frames.Taken(stream, 1), frames.Taken(stream + 1, 1), frames.Accepted(stream, 7), frames.Taken(stream, 2)):
+        asker.server.say(each)
+    last = asker.ask(b"last")
+    asker.server.say(_yes(last))
+    asker.until(lambda: b"last" in asker.answers)
+    assert said == [frames.Taken(stream, 1), frames.Accepted(stream, 7)]
+
+
 def test_a_stream_goes_on_over_the_connection_that_it_was_opened_on(asker: Asker) -> None:
     stream = asker.caller.ask(lambda answer, descriptor: asker.answers.setdefault(b"stream", answer), frames.Open)
     asker.until(lambda: not asker.server.asked.empty())
     asker.server.next()
     asker.leave()
-    asker.caller.send(frames.Data(stream, b"more"))
+    asker.caller.send(frames.Abort(stream))
     asker.until(lambda: not asker.server.asked.empty())
-    assert asker.server.next() == frames.Data(stream, b"more")
+    assert asker.server.next() == frames.Abort(stream)
     asker.server.say(frames.Accepted(stream, 7), connection=0)
     asker.until(lambda: asker.answers == {b"stream": frames.Accepted(stream, 7)} and asker.server.is_closed(0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from qmaild.runtime.caller import Caller
 from qmaild.runtime.intake import Draft, Intake
 
 from .peers import Peer, accepting
-from .processes import SECONDS
+from .processes import SECONDS, no_descriptor_free
 
 ENVELOPE = (b"Received: x\n", 0, b"smtp 192.0.2.1", b"a@b.test", [b"c@d.test"])
 
@@ -78,13 +79,46 @@ def test_a_message_becomes_a_stream_when_it_is_large(bench: Bench, monkeypatch: 
     draft.write(b"0123456789")
     assert bench.intake.streams == 0
     draft.write(b"0")
-    assert (bench.intake.streams, bench.intake.held) == (1, 0)
+    assert (bench.intake.streams, bench.intake.held) == (1, 11)
     answer = bench.finish(draft)
     assert isinstance(answer, frames.Accepted)
-    asked = [bench.asked() for _ in range(4)]
-    assert [type(each) for each in asked] == [frames.Open, frames.Data, frames.Data, frames.End]
-    assert asked[3].prefix == b"Received: x\n"
-    assert bench.intake.streams == 0
+    asked = [bench.asked() for _ in range(3)]
+    assert [type(each) for each in asked] == [frames.Open, frames.Piece, frames.End]
+    assert asked[2].prefix == b"Received: x\n"
+    assert bench.queue.streamed == {asked[0].tag: b"01234567890"}
+    assert (bench.intake.streams, bench.intake.held, bench.intake.handed_on) == (0, 0, 0)
+
+
+def test_a_stream_goes_on_in_pieces_and_the_queue_says_what_it_has_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 10)
+    monkeypatch.setattr(module, "PIECE", 100)
+    bench.queue.answer = lambda frame: None
+    draft = bench.intake.draft()
+    for _ in range(7):
+        draft.write(b"x" * 30)
+    assert (bench.intake.held, bench.intake.handed_on) == (90, 120)
+    opened, piece = bench.asked(), bench.asked()
+    assert piece == frames.Piece(opened.tag, 120, 1)
+    bench.queue.say(frames.Taken(opened.tag, 100))
+    bench.until(lambda: bench.intake.handed_on == 20)
+    bench.queue.say(frames.Taken(opened.tag, 1 << 40))  # a queue that cannot count
+    bench.until(lambda: bench.intake.handed_on == 0)
+    bench.queue.answer = accepting
+    assert isinstance(bench.finish(draft), frames.Accepted)
+    assert bench.queue.streamed == {opened.tag: b"x" * 210}
+
+
+def test_no_memory_for_a_piece_refuses_for_now(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 10)
+    draft, other = bench.intake.draft(), bench.intake.draft()
+    with no_descriptor_free(os.getpid()):
+        draft.write(b"x" * 11)
+        draft.write(b"more")
+        assert (bench.intake.streams, bench.intake.held) == (0, 0)
+    refused = bench.finish(draft)
+    assert (refused.outcome, refused.enhanced) == (frames.TEMPORARY, b"4.3.1")
+    other.write(b"x" * 11)
+    assert isinstance(bench.finish(other), frames.Accepted)
 
 
 def test_when_all_messages_together_are_too_much_the_next_piece_streams(
@@ -94,7 +128,7 @@ def test_when_all_messages_together_are_too_much_the_next_piece_streams(
     first, second, third = (bench.intake.draft() for _ in range(3))
     for draft in (first, second, third):
         draft.write(b"0123456789")
-    assert (bench.intake.streams, bench.intake.held) == (1, 20)
+    assert (bench.intake.streams, bench.intake.held, bench.intake.handed_on) == (1, 20, 10)
     for draft in (first, second, third):
         assert isinstance(bench.finish(draft), frames.Accepted)
     assert (bench.intake.streams, bench.intake.held) == (0, 0)
@@ -127,8 +161,8 @@ def test_an_aborted_stream_is_told_and_forgotten(bench: Bench, monkeypatch: pyte
     draft = bench.intake.draft()
     draft.write(b"x")
     draft.abort()
-    assert [type(bench.asked()) for _ in range(3)] == [frames.Open, frames.Data, frames.Abort]
-    assert (bench.intake.streams, bench.intake.outstanding) == (0, 0)
+    assert [type(bench.asked()) for _ in range(2)] == [frames.Open, frames.Abort]
+    assert (bench.intake.streams, bench.intake.outstanding, bench.intake.held) == (0, 0, 0)
 
 
 def test_an_aborted_small_message_is_never_heard_of(bench: Bench) -> None:
@@ -149,7 +183,7 @@ def test_a_lost_queue_answers_nothing_and_lets_all_go_on(bench: Bench, monkeypat
     first.finish(answers.append, *ENVELOPE)
     bench.asked()
     large = bench.intake.draft()
-    large.write(b"x" * (4 << 20))
+    large.write(b"x" * (2 << 20))
     bench.until(lambda: bench.intake.is_congested)
     gone_on: list[bool] = []
     bench.intake.when_drained(lambda: gone_on.append(True))
@@ -157,7 +191,7 @@ def test_a_lost_queue_answers_nothing_and_lets_all_go_on(bench: Bench, monkeypat
     bench.until(lambda: bool(gone_on))
     assert answers == [None]
     assert bench.finish(large) is None
-    assert not bench.intake.is_congested
+    assert not bench.intake.is_congested and bench.intake.handed_on == 0
     bench.queue.may_read.set()
     bench.queue.answer = accepting
     assert isinstance(bench.finish(bench.intake.draft()), frames.Accepted)

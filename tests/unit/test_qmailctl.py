@@ -167,7 +167,7 @@ def test_a_large_message_whose_file_was_cut_is_named(server: Server) -> None:
     client = server.service.client("intake")
     client.send(frames.Open(1))
     for _ in range(10):
-        client.send(frames.Data(1, b"large\n" * 9000))
+        assert client.piece(1, b"large\n" * 9000) == frames.Taken(1, 54_000)
     client.send(frames.End(1, 0, b"uid 1", b"s@x.example", [b"r@y.example"], b"", 0, 0))
     answer, _ = client.receive()
     assert isinstance(answer, frames.Accepted)
@@ -227,8 +227,7 @@ def test_a_reload_reaches_the_running_services(server: Server, words: list[str])
     assert (code, err) == (0, "")
     client = server.service.client("intake")
     client.send(frames.Open(1))
-    client.send(frames.Data(1, bytes(101 + MAX_TRACE)))
-    answer, _ = client.receive()
+    answer = client.piece(1, bytes(101 + MAX_TRACE))
     client.close()
     assert isinstance(answer, frames.Refused)
     assert answer.outcome == frames.PERMANENT

@@ -6,13 +6,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qmaild.protocol import frames, netstring
+from qmaild.queue.intake import MAX_PIECE
+from qmaild.runtime import system
 
 from .processes import SECONDS, Client, Running
 
@@ -233,7 +235,7 @@ def test_a_large_message_streams_in_and_goes_out_as_a_descriptor(queue: Running,
     body = os.urandom(60_000) * 10
     door.send(frames.Open(5))
     for place in range(0, len(body), 60_000):
-        door.send(frames.Data(5, body[place : place + 60_000]))
+        assert door.piece(5, body[place : place + 60_000]) == frames.Taken(5, 60_000)
     door.send(frames.End(5, 1, b"smtp 192.0.2.1", b"a@b.test", [b"c@d.test"], b"Received: here\n", 0, 0))
     answer, _ = door.receive()
     job = send.receive()
@@ -244,6 +246,51 @@ def test_a_large_message_streams_in_and_goes_out_as_a_descriptor(queue: Running,
     os.close(send.descriptor)
     send.send(frames.Done(job.number, [0]))
     until_empty(queue)
+
+
+def _memory(content: bytes) -> int:
+    memory = os.memfd_create("open", os.MFD_ALLOW_SEALING)
+    os.write(memory, content)
+    return memory
+
+
+@pytest.mark.parametrize(("make", "size"), [
+    (lambda: _memory(b"x" * 10), 10),  # may change while it is read
+    (lambda: os.open("/dev/zero", os.O_RDONLY), 10),
+    (lambda: os.pipe2(os.O_NONBLOCK)[0], 10),  # reading it may take for ever
+    (lambda: system.sealed_memfd(b"x" * 10), 11),
+    (lambda: system.sealed_memfd(b"x" * 10), 9),
+    (lambda: system.sealed_memfd(b""), 0),
+    (lambda: system.sealed_memfd(bytes(MAX_PIECE + 1)), MAX_PIECE + 1),
+])  # fmt: skip
+def test_a_piece_that_is_not_sealed_memory_of_its_size_ends_the_connection(
+    queue: Running, make: Callable[[], int], size: int
+) -> None:
+    honest, door = queue.client("intake"), queue.client("intake")
+    accept(honest, b"c@d.test")
+    descriptors = len(os.listdir(f"/proc/{queue.process.pid}/fd"))
+    door.send(frames.Open(5))
+    memory = make()
+    door.send(frames.Piece(5, size, 1), memory)
+    os.close(memory)
+    assert door.is_closed_by_service()
+    accept(honest, b"c@d.test")
+    assert len(os.listdir(f"/proc/{queue.process.pid}/fd")) <= descriptors
+
+
+def test_a_piece_of_a_message_that_was_refused_is_dropped(queue: Running) -> None:
+    (queue.control / "databytes").write_text("100\n")
+    assert ask(queue, "reload")[0] == 0
+    door = queue.client("intake")
+    door.send(frames.Open(5))
+    while isinstance(refused := door.piece(5, bytes(1 << 20)), frames.Taken):
+        pass
+    assert (refused.outcome, refused.enhanced) == (frames.PERMANENT, b"5.3.4")
+    memory = system.sealed_memfd(b"late")
+    door.send(frames.Piece(5, 4, 1), memory)
+    os.close(memory)
+    door.send(message(6, b"c@d.test"))
+    assert isinstance(door.receive()[0], frames.Accepted)
 
 
 def test_a_middling_message_goes_out_as_sealed_memory(queue: Running, send: Send) -> None:
@@ -281,7 +328,7 @@ def test_an_aborted_or_abandoned_large_message_leaves_nothing(queue: Running, se
     for end in (lambda door: door.send(frames.Abort(5)), lambda door: door.close()):
         door = queue.client("intake")
         door.send(frames.Open(5))
-        door.send(frames.Data(5, b"x" * 60_000))
+        door.piece(5, b"x" * 60_000)
         end(door)
     deadline = time.monotonic() + SECONDS
     while os.listdir(tmp_path / "queue/large"):
