@@ -138,7 +138,7 @@ def test_a_sound_queue_is_verified(server: Server) -> None:
 
 
 def test_damaged_records_are_named_by_the_service_and_by_the_dump_and_the_rest_is_served(server: Server) -> None:
-    numbers = server.accept(50)
+    numbers = server.accept(49) + server.accept(1)  # the last is a batch of its own, and says that those before were durable
     lines = [json.loads(line) for line in server.ctl("queue", "dump", "--json")[1].splitlines()]
     places = {line["number"]: line for line in lines if line.get("kind") == "message"}
     assert sorted(places) == numbers
