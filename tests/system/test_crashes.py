@@ -13,7 +13,7 @@ import pytest
 
 from qmaild.runtime.running import SERVICES
 
-from .hosts import LOAD, USERS, Host, host
+from .hosts import LOAD, RELAYED, USERS, Host, host
 from .machines import RELEASES, Network
 from .packages import build_packages
 
@@ -33,15 +33,25 @@ class Load:
 
     def __init__(self, machine: Host, seconds: float, pause: float = 0.005, recipients: Sequence[str] = USERS) -> None:
         machine.write("/root/load.py", LOAD)
-        self._process = machine.popen(["python3", "/root/load.py", str(seconds), ",".join(recipients), str(pause)],
-                                      stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)  # fmt: skip
+        self._machine = machine
+        self._printed = machine.root.folder / "load"
+        with self._printed.open("wb") as out:
+            self._process = machine.popen(["python3", "/root/load.py", str(seconds), ",".join(recipients), str(pause)],
+                                          stdout=out, stdin=subprocess.DEVNULL)  # fmt: skip
 
-    def report(self, timeout: float = 120) -> dict[str, list[int]]:
-        printed, _ = self._process.communicate(timeout=timeout)
+    def _found(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {"accepted": [], "refused": [], "trouble": []}
-        for outcome, number in re.findall(r"^(\w+) (\d+)", printed, re.M):
+        for outcome, number in re.findall(r"^(\w+) (\d+)\b.*\n", self._printed.read_text(), re.M):
             found[outcome].append(int(number))
         return found
+
+    def until_accepted(self, count: int) -> None:
+        """Wait until it has been told so often that a message was accepted."""
+        self._machine.wait_for(lambda: len(self._found()["accepted"]) >= count, 60, f"{count} accepted messages")
+
+    def report(self, timeout: float = 120) -> dict[str, list[int]]:
+        self._process.wait(timeout)
+        return self._found()
 
 
 def drain(machine: Host, timeout: float = 120) -> None:
@@ -57,7 +67,7 @@ def drain(machine: Host, timeout: float = 120) -> None:
 def clear(machine: Host) -> None:
     """Take away what has come, and what an earlier test still had under way."""
     drain(machine)
-    machine.run("rm -rf /home/*/Maildir /home/*/copies")
+    machine.run(f"rm -rf /home/*/Maildir /home/*/copies {RELAYED}")
 
 
 def assert_all_arrive(machine: Host, accepted: list[int], timeout: float = 200) -> None:
@@ -77,10 +87,9 @@ def test_killing_each_component_in_turn_under_load_loses_nothing(one: Host) -> N
         time.sleep(1.2)  # the load itself is a matter of time: each kill meets some of it
         pid = one.main_pid(service)
         if pid:
-            one.run(["kill", "-9", str(pid)])
-            killed[service] += 1
+            killed[service] += one.run(["kill", "-9", str(pid)], check=False).returncode == 0
     report = load.report()
-    assert set(killed) == set(SERVICES)
+    assert set(+killed) == set(SERVICES)
     assert len(report["accepted"]) > 100 and report["refused"] == []
     one.run(["qmailctl", "queue", "retry", "all"])
     assert_all_arrive(one, report["accepted"])
@@ -90,9 +99,9 @@ def test_killing_each_component_in_turn_under_load_loses_nothing(one: Host) -> N
 
 
 def test_twenty_kills_in_ten_seconds_do_not_close_the_door(one: Host) -> None:
-    end = time.monotonic() + 10
+    patience = time.monotonic() + 90  # a quiet machine takes less than ten seconds
     kills = 0
-    while kills < 20 and time.monotonic() < end + 20:
+    while kills < 20 and time.monotonic() < patience:
         pid = one.main_pid("smtpd")
         if pid:
             kills += one.run(["kill", "-9", str(pid)], check=False).returncode == 0
@@ -115,11 +124,11 @@ def test_a_service_that_hangs_is_replaced_by_its_watchdog(one: Host) -> None:
 
 def test_a_machine_that_dies_keeps_what_it_accepted(one: Host) -> None:
     clear(one)
-    load = Load(one, 4)
-    time.sleep(3)
+    load = Load(one, 60)
+    load.until_accepted(200)
     one.kill()
     report = load.report()
-    assert len(report["accepted"]) > 20
+    assert len(report["accepted"]) >= 200
     one.boot()
     one.run(["qmailctl", "queue", "retry", "all"])
     assert_all_arrive(one, report["accepted"])
@@ -129,9 +138,10 @@ def test_an_upgrade_while_mail_flows_refuses_no_connection_and_loses_nothing(one
     later = build_packages(one.release, "+1")
     clear(one)
     one.run("echo hi | mail -s start joe", user="sue")
+    assert one.wait_for_mail("joe", "Subject: start")
     before = {service: one.main_pid(service) for service in ("queue", "send", "local")}
     load = Load(one, 30, pause=0.02)
-    time.sleep(1)
+    load.until_accepted(10)
     one.install(later)
     version = one.run(["dpkg-query", "-W", "-f", "${Version}", "qmaild"]).stdout
     assert version.endswith("+1")

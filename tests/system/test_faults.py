@@ -88,6 +88,7 @@ def test_a_queue_that_is_not_ours_is_refused_clearly_and_taken_once_repaired(
         one.run(f"cd /var/lib/qmaild; {repair}")
     assert client.wait(30) in (0, 75)
     one.wait_for(lambda: "messages" in _property(one, "StatusText"), what="it serves")
+    one.wait_for(lambda: one.queue() == [], what="the client's message is out of the way, if it was taken")
     send_some(one, 1)
 
 
