@@ -24,17 +24,19 @@ mount -t "$1" -o "loop$7" "$2" "$3" || exit 99
 umount "$3" || exit 98
 exit $status"""
 BROKEN = re.compile(r"^after the cut: (.+?): message", re.MULTILINE)
-SAID = re.compile(r"blocks (\d+) sure (\d+) messages (\d+) damaged (\d+) torn (\d+)")
+SAID = re.compile(r"blocks (\d+) sure (\d+) messages (\d+) damaged (\d+) torn (\d+) served (\d)")
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was looked at, and what was found. broken: how often which promise was, damaged: cuts with a record skipped."""
+    """What was looked at, and what was found. broken: how often which promise was, damaged: cuts with a record skipped,
+    served: cuts after which the store opened with its checkpoint."""
 
     cuts: Counter[str] = field(default_factory=Counter)
     facts: int = 0
     messages: int = 0
     torn: int = 0
+    served: int = 0
     damaged: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
@@ -43,11 +45,14 @@ class Tally:
         self.cuts[fate] += 1
         said = SAID.search(text) if status == 0 else None
         if said:
-            sure, messages, damaged, torn = map(int, said.groups()[1:])
+            sure, messages, damaged, torn, served = map(int, said.groups()[1:])
             self.facts += sure
             self.messages += messages
             self.torn += torn
+            self.served += served
             self.damaged[fate] += damaged > 0
+            if damaged:
+                self.examples.append(f"{where}: {text.strip()[-400:]}")
             return
         promise = BROKEN.search(text)
         self.broken[promise[1] if promise else f"status {status}: {text.strip()[-200:]}"] += 1

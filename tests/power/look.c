@@ -22,7 +22,8 @@ int main(int count, char **words)
         broken("it does not open again", ENTRIES, 0);
     queue_counts(q, &counts);
     check_to_the_end();
-    printf("blocks %zu sure %zu messages %llu damaged %llu torn %llu\n", blocks, sure, (unsigned long long)counts.messages,
-           (unsigned long long)counts.damaged, (unsigned long long)counts.torn);
+    printf("blocks %zu sure %zu messages %llu damaged %llu torn %llu served %d\n", blocks, sure,
+           (unsigned long long)counts.messages, (unsigned long long)counts.damaged, (unsigned long long)counts.torn,
+           counts.checkpoint && !counts.checkpoints_refused);
     return 0;
 }
