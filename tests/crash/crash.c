@@ -1,7 +1,7 @@
 /* The machine dies at call n, or call n fails; it comes back, and the promises are checked.
-   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice, faltering, hurried, believing (the
-   power goes) or eio, enospc (call n fails), dying, full (all writes from call n on fail). Prints "points N served M": at M of
-   them the store opened with a checkpoint. A broken promise aborts. */
+   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice, faltering, hurried, waiting, believing
+   (the power goes) or eio, enospc (call n fails), dying, full (all writes from call n on fail). Prints "points N served M":
+   at M of them the store opened with a checkpoint. A broken promise aborts. */
 #include "model.h"
 
 #include <errno.h>
@@ -36,8 +36,8 @@ static void succeed(int killed)
 
 /* Die at call n; "twice": be killed, with the cache kept, then die again at any call of the recovery or soon after; "faltering":
    call n fails, and the power goes a little later; "hurried": call n fails, a small message is acknowledged at once, and the
-   power goes before anything else is durable; "believing": call n fails, another process opens what the cache has, and the power
-   goes when that has worked for a while. */
+   power goes before anything else is durable; "waiting": call n fails, nothing more is committed, and the power goes;
+   "believing": call n fails, another process opens what the cache has, and the power goes when that has worked for a while. */
 static int crash_point(const char *mode, uint64_t seed, uint64_t n)
 {
     enum disk_loss loss = strcmp(mode, "lost") == 0 ? LOST : strcmp(mode, "kept") == 0 ? KEPT : TORN;
@@ -54,6 +54,13 @@ static int crash_point(const char *mode, uint64_t seed, uint64_t n)
         disk_fail_at(disk, n, EIO, 0);
         course = HURRY;
         loss = n % 3 ? TORN : LOST;
+    }
+    if (strcmp(mode, "waiting") == 0) {
+        disk_crash_at(disk, 0);
+        disk_fail_at(disk, n, EIO, 0);
+        course = WAIT;
+        checkpoint_slice = n % 2 ? CHECKPOINT_SLICE : 100;
+        loss = LOST;
     }
     if (strcmp(mode, "believing") == 0) {
         disk_crash_at(disk, 0);

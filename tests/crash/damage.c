@@ -1,6 +1,7 @@
 /* Files that somebody damaged: bits flipped, ranges overwritten, files cut. Opening never fails for it.
    Usage: damage segments SEED ROUNDS: every message that no damage touched is there with its content.
           damage checkpoint SEED STRIDE: one bit of every STRIDEth byte of a checkpoint, and cuts; it is never believed.
+          damage misplaced SEED 1: a checkpoint that says a message stands where it begins itself; the log knows of none there.
           damage forged SEED ROUNDS: checkpoints with sound checksums that say anything; the core stays in its memory.
    Prints "points N". */
 #include "crc32c.h"
@@ -255,6 +256,45 @@ static void seal_again(uint8_t *bytes, uint64_t size, uint64_t at)
     }
 }
 
+static size_t number_length(const uint8_t *at)
+{
+    size_t length = 1;
+
+    while (*at++ & 0x80)
+        length++;
+    return length;
+}
+
+/* The first message of each chunk, by itself, is placed at P. Numbers there take the bytes that they took before. */
+static uint64_t misplaced(uint64_t seed)
+{
+    struct disk *whole = closed_queue(seed);
+    uint64_t points = 0, *size, *own, length;
+    uint8_t *bytes = disk_bytes(whole, "/q/checkpoint", 0, &size), *place;
+
+    for (uint64_t chunk = 72; chunk < *size; chunk += length) {
+        length = field(bytes + chunk + 24, 4);
+        if (field(bytes + chunk + 28, 4) != 1 || length < 40)
+            continue;
+        say("misplaced", seed, chunk);
+        disk = disk_clone(whole);
+        place = disk_bytes(disk, "/q/checkpoint", 0, &own) + chunk + 32;
+        place += number_length(place);
+        place += number_length(place);
+        uint64_t generation = field(bytes + 24, 8), offset = field(bytes + 40, 8) / 8;
+        if (number_length(place) != 1 || generation > 127 || number_length(place + 1) != 2)
+            broken("a place takes other bytes", ENTRIES, chunk);
+        place[0] = (uint8_t)generation;
+        place[1] = (uint8_t)(offset | 0x80);
+        place[2] = (uint8_t)(offset >> 7);
+        seal_again(disk_bytes(disk, "/q/checkpoint", 0, &own), *own, chunk);
+        expect_refused();
+        points++;
+    }
+    disk_free(whole);
+    return points;
+}
+
 /* Whatever it makes of it: it can be listed, read, handed out and ended. */
 static void use_it(void)
 {
@@ -314,7 +354,8 @@ int main(int count, char **words)
     seed = strtoull(words[2], NULL, 10);
     much = strtoull(words[3], NULL, 10);
     points = strcmp(words[1], "segments") == 0 ? segments(seed, much)
-             : strcmp(words[1], "checkpoint") == 0 ? checkpoint(seed, much) : forged(seed, much);
+             : strcmp(words[1], "checkpoint") == 0 ? checkpoint(seed, much)
+             : strcmp(words[1], "misplaced") == 0 ? misplaced(seed) : forged(seed, much);
     printf("points %llu\n", (unsigned long long)points);
     return 0;
 }

@@ -12,6 +12,7 @@ struct entry {
     uint64_t number;
     uint32_t kind, about, index, count, length;
     int large, acked, failed, end_asked, end_acked;
+    int is_void; /* refused, and then something else was acknowledged: that was written behind it (I5) */
     enum ask asked[COUNT_MAX];
     int sure[COUNT_MAX];
 };
@@ -32,6 +33,7 @@ struct disk *disk;
 struct queue *q;
 const char *doing = "";
 enum course course;
+uint32_t checkpoint_slice = CHECKPOINT_SLICE;
 void (*tell)(const struct fact *fact);
 
 void broken(const char *what, uint32_t id, uint64_t detail)
@@ -159,9 +161,14 @@ static void add(enum kind kind, uint32_t about, uint32_t index, uint64_t staged,
 static struct queue_collected collect(void)
 {
     struct queue_collected got;
+    uint32_t refused[ENTRIES], refused_count = 0;
+    int is_sure = 0;
 
     if (queue_collect(q, &got) != Q_OK)
         broken("collect", ENTRIES, 0);
+    for (uint32_t id = 0; id < entry_count; id++)
+        if (entries[id].failed)
+            refused[refused_count++] = id;
     for (uint32_t at = 0; at < op_count; at++) {
         struct op *op = &ops[at];
         int failed = 0;
@@ -170,6 +177,7 @@ static struct queue_collected collect(void)
         for (size_t lost = 0; lost < got.failed_count; lost++)
             failed |= got.failed[lost] > op->from && got.failed[lost] <= op->ticket;
         op->decided = 1;
+        is_sure |= !failed;
         tell_of(op->ask, failed ? REFUSED : SURE, op->id, op->index);
         if (op->ask == ADD && failed) {
             struct entry *entry = &entries[op->id];
@@ -185,6 +193,12 @@ static struct queue_collected collect(void)
         } else {
             entries[op->id].sure[op->index] |= !failed;
         }
+    }
+    while (is_sure && refused_count) {
+        struct entry *entry = &entries[refused[--refused_count]];
+        uint64_t number = 0; /* it may have gone with a ticket before the one that failed */
+        if (!queue_list(q, entry->number - 1, &number, 1) || number != entry->number)
+            entry->is_void = 1;
     }
     return got;
 }
@@ -454,6 +468,8 @@ void check(void)
         const struct entry *entry = &entries[id];
         if (!seen[id].present && !may_be_gone(id))
             broken("an acknowledged message is lost", id, 0);
+        if (seen[id].present && entry->is_void)
+            broken("a refused message comes back", id, 0);
         if (seen[id].present && must_be_gone(id))
             broken("an ended message comes back", id, 0);
         check_recipients(seen, id);
@@ -563,7 +579,7 @@ void recall(const struct fact *fact)
 int open_queue(void)
 {
     struct queue_options options = { .segment_bytes = SEGMENT, .create = 1, .threads = THREADS,
-                                     .checkpoint_bytes = CHECKPOINT, .checkpoint_slice = 3 };
+                                     .checkpoint_bytes = CHECKPOINT, .checkpoint_slice = checkpoint_slice };
     struct queue_system system = disk_system(disk);
     char text[512];
     int code = queue_open(&q, "/q", &options, &system, text, sizeof text);
@@ -739,6 +755,16 @@ void come_and_go(void)
     check_opened();
 }
 
+/* A call has failed, and what failed waits for the next commit; a checkpoint must wait for it. */
+static void linger(void)
+{
+    for (uint64_t rounds = disk_random(disk, 16); rounds; rounds--) {
+        collect();
+        queue_step(q);
+    }
+    disk_crash_at(disk, 1);
+}
+
 /* A call has failed: what the core does next must be safe before it has tidied up. */
 static void hurry_on(void)
 {
@@ -763,6 +789,8 @@ void run_workload(void)
         if (q && course != GO_ON && disk_has_failed(disk)) {
             if (course == HURRY)
                 hurry_on();
+            if (course == WAIT)
+                linger();
             for (uint64_t more = disk_random(disk, 4); course == LEAVE && more; more--)
                 step(number);
             return;

@@ -17,6 +17,7 @@
 
 #ifndef CHECKPOINT
 #define CHECKPOINT 20000 /* bytes of log between two */
+#define CHECKPOINT_SLICE 3 /* messages at a time, at first */
 #endif
 
 enum kind { PLAIN, BOUNCE, FORWARD };
@@ -41,9 +42,11 @@ void recall(const struct fact *fact);
 /* Say which promise was broken, about which message, and abort. */
 void broken(const char *what, uint32_t id, uint64_t detail);
 void start_over(uint64_t workload_seed, uint64_t disk_seed);
-/* What follows the first call that fails. HURRY: a small message, and the power goes as soon as it is acknowledged. LEAVE: the
-   workload ends a few steps later, with the queue open. */
-extern enum course { GO_ON, HURRY, LEAVE } course;
+/* What follows the first call that fails. HURRY: a small message, and the power goes as soon as it is acknowledged. WAIT:
+   nothing is committed any more, but what goes on by itself goes on for a while. LEAVE: a few steps more, and the queue is
+   left open. */
+extern enum course { GO_ON, HURRY, WAIT, LEAVE } course;
+extern uint32_t checkpoint_slice;
 void run_workload(void);
 void step(uint32_t number);
 void settle(void);

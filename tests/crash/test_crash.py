@@ -92,6 +92,12 @@ def test_a_message_acknowledged_right_after_a_call_has_failed_survives_the_power
     tried(built, "hurried", record_property)
 
 
+def test_no_checkpoint_is_ahead_of_the_log_when_the_power_goes_before_what_failed_comes_again(
+    built: pathlib.Path, record_property: Record
+) -> None:
+    tried(built, "waiting", record_property)
+
+
 def test_what_another_process_shows_after_a_failed_sync_survives_the_power_cut_that_follows(
     built: pathlib.Path, record_property: Record
 ) -> None:
@@ -120,6 +126,12 @@ def test_a_damaged_checkpoint_is_not_believed_and_costs_nothing_but_time(
     built: pathlib.Path, record_property: Record
 ) -> None:
     assert damaged(built, "checkpoint", 2, record_property) > 1000
+
+
+def test_a_place_behind_the_checkpoints_beginning_is_not_believed_when_the_log_does_not_tell_it(
+    built: pathlib.Path, record_property: Record
+) -> None:
+    assert damaged(built, "misplaced", 1, record_property) > 10
 
 
 def test_a_forged_checkpoint_leads_to_no_bad_access(built: pathlib.Path, record_property: Record) -> None:
