@@ -24,7 +24,8 @@ ENTRIES = 1000  # messages a recording may make; the check's work grows with the
 FLAGS = [
     "-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{ROOT / 'native'}",
     f"-I{ROOT / 'tests' / 'crash'}", "-DOPS=60000", "-DCOUNT_MAX=6", "-DLARGE_MOST=300000", "-DTHREADS=1",
-    "-DCHECKPOINT=40000", "-DCHECKPOINT_SLICE=100", "-ffunction-sections", "-Wl,--gc-sections",  # what the model asks of a simulated disk only is left out
+    "-DCHECKPOINT=40000", "-DCHECKPOINT_SLICE=100",
+    "-ffunction-sections", "-Wl,--gc-sections",  # what the model asks of a simulated disk only is left out
 ]  # fmt: skip
 CUTS = 4000
 CUTS_A_KILL = 300  # a kill costs a boot
