@@ -63,7 +63,7 @@ static int crash_point(const char *mode, uint64_t seed, uint64_t n)
         loss = LOST;
     }
     if (strcmp(mode, "believing") == 0) {
-        disk_crash_at(disk, 0);
+        disk_crash_at(disk, n % 3 == 1 ? n + 1 : 0); /* before the core has tidied up */
         disk_fail_at(disk, n, EIO, 0);
         course = LEAVE;
         loss = n % 3 ? LOST : TORN;
@@ -72,7 +72,7 @@ static int crash_point(const char *mode, uint64_t seed, uint64_t n)
     if (!disk_is_dead(disk) && !(course != GO_ON && disk_has_failed(disk)))
         return 0;
     if (course == LEAVE)
-        succeed(n % 4 != 0);
+        succeed(disk_is_dead(disk) || n % 4 != 0);
     course = GO_ON;
     let_go();
     if (strcmp(mode, "twice") == 0) {

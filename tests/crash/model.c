@@ -738,6 +738,8 @@ void forget_tickets(void)
 {
     for (uint32_t at = 0; at < op_count; at++)
         ops[at].decided = 1;
+    for (uint32_t id = 0; id < entry_count; id++)
+        entries[id].failed = 0; /* it may show what the one before was refused */
     last_ticket = 0;
 }
 
