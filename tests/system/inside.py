@@ -37,7 +37,10 @@ def kill(machine: Machine, service: str) -> bool:
     pid = main_processes(machine).get(service)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGKILL)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has ended by itself
+        return False
     return True
 
 
