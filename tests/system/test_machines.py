@@ -24,7 +24,7 @@ RECORDS = {
 LOOKUP = """
 import sys, dns.resolver, dns.flags
 resolver = dns.resolver.Resolver()
-resolver.lifetime = resolver.timeout = 1.5
+resolver.lifetime = resolver.timeout = float(sys.argv[3])
 try:
     answer = resolver.resolve(*sys.argv[1:3])
     print(*sorted(r.to_text() for r in answer), *(["AD"] if answer.response.flags & dns.flags.AD else []))
@@ -55,7 +55,8 @@ def machine(request: pytest.FixtureRequest, machines: dict[str, Machine]) -> Mac
 
 
 def lookup(machine: Machine, name: str, kind: str) -> str:
-    return machine.run(["python3", "-c", LOOKUP, name, kind]).stdout.strip()
+    seconds = "1.5" if name == "mute.test" else "20"
+    return machine.run(["python3", "-c", LOOKUP, name, kind, seconds]).stdout.strip()
 
 
 def test_a_machine_is_the_release_it_says_and_runs_its_own_systemd(machine: Machine) -> None:
@@ -171,7 +172,7 @@ def test_records_can_be_replaced_while_the_server_runs(
 
 def test_the_journal_tells_records_with_their_fields(machine: Machine) -> None:
     machine.run("printf 'MESSAGE=hello\\nQMAILD_MESSAGE=17\\n' | logger --journald")
-    record = machine.wait_for_record("QMAILD_MESSAGE=17", timeout=10)
+    record = machine.wait_for_record("QMAILD_MESSAGE=17")
     assert record["MESSAGE"] == "hello"
     assert record in machine.journal("QMAILD_MESSAGE=17")
     with pytest.raises(TimeoutError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -59,11 +60,17 @@ def test_mail_for_a_host_that_is_down_goes_out_when_it_comes_up(pair: tuple[Host
     b.run(["systemctl", "stop", "qmaild-smtpd.socket", "qmaild-smtpd.service"])
     a.run("echo hi | mail -s delayed sue@b.test", user="joe")
     a.wait_for_record("QMAILD_EVENT=delivery", "QMAILD_OUTCOME=temporary", "QMAILD_RECIPIENT=sue@b.test")
-    (waiting,) = [entry for entry in a.queue() if entry["recipients"][0]["address"] == "sue@b.test"]
+    (waiting,) = a.wait_for(
+        lambda: [entry for entry in a.queue() if _first(entry) == ("sue@b.test", "waiting")], what="the deferral")
     assert waiting["recipients"][0]["lane"] == "remote:b.test"
     b.run(["systemctl", "start", "qmaild-smtpd.socket"])
     a.run(["qmailctl", "queue", "retry", str(waiting["number"])])
     assert b.wait_for_mail("sue", "Subject: delayed")
+
+
+def _first(entry: dict[str, Any]) -> tuple[str, str]:
+    """The address of a message's first recipient, and its state."""
+    return entry["recipients"][0]["address"], entry["recipients"][0]["state"]
 
 
 def test_a_route_is_used_in_place_of_dns_and_ipv6_works(pair: tuple[Host, Host]) -> None:
