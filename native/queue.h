@@ -21,7 +21,8 @@
    I7  A segment is written over or unlinked only after the statement "generations below T are void" (header or
        OLDEST record) that covers it is durable.
    I8  A copy of a message is its record, then its facts, again, under the same number. On replay a copy moves the
-       message and keeps the states that are known; facts can be said twice without harm.
+       message and keeps the states that are known; facts can be said twice without harm. A copy in the last batch (I18) may
+       lack its facts: an open takes it out, if the message stands elsewhere.
    I9  A message with a pending `ends` or `serves` about it is not copied until that commit is decided.
    I10 The number of a durable message is never given again, nor any twice in one run: headers carry the next number,
        and replay goes past every number it sees. (One whose record a crash took was never promised.)

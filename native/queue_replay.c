@@ -142,12 +142,64 @@ static uint64_t room_at(const struct segment *segment, uint64_t at)
     return end > at ? end - at : 0;
 }
 
+/* A copy in the last batch, and where its message lives without it. */
+struct moved {
+    uint64_t number, at;
+    struct segment *segment;
+    uint32_t offset, length;
+};
+struct moves {
+    struct moved *each;
+    size_t used, room;
+};
+
+/* Before: this record is about to be replayed. Errors: Q_MEMORY. */
+static int moves_note(struct queue *q, struct moves *moves, const uint8_t *record, uint64_t at)
+{
+    const struct message *message = NULL;
+
+    if (take16(record + 36) == MESSAGE && take16(record + 38) & MARK_COPY)
+        message = index_find(q, take64(record + 24));
+    if (!message || message->segment == &q->limbo)
+        return Q_OK;
+    if (moves->used == moves->room) {
+        size_t room = moves->room ? moves->room * 2 : 16;
+        struct moved *wider = realloc(moves->each, room * sizeof *wider);
+        if (!wider)
+            return Q_MEMORY;
+        moves->each = wider;
+        moves->room = room;
+    }
+    moves->each[moves->used++] = (struct moved){ message->number, at, message->segment, message->offset, message->length };
+    return Q_OK;
+}
+
+/* I8: of a copy in the last batch the facts may be missing. Its message stays where it was, which nothing can have released, and
+   the copy becomes an END of nothing, or what is appended next would vouch for it. Before: nothing behind vouches for them. */
+static void moves_undo(struct queue *q, const struct segment *segment, uint8_t *bytes, const struct moves *moves)
+{
+    for (size_t left = moves->used; left--;) {
+        const struct moved *moved = &moves->each[left];
+        struct message *message = index_find(q, moved->number);
+        uint8_t *record = bytes + moved->at;
+        if (!message || message->segment != segment || message->offset != moved->at || moved->segment->generation < q->oldest)
+            continue;
+        message_unplace(q, message);
+        message_place(q, message, moved->segment, moved->offset, moved->length);
+        put64(record + 24, 0);
+        put16(record + 36, END);
+        put16(record + 38, take16(record + 38) & MARK_SURE);
+        record_seal(record, segment->generation, segment->stamp);
+    }
+}
+
 /* Something bad between two good records is damage if what was synced later says that it was whole once. In the last
-   batch it is what a torn write leaves. *sure: all before it was durable when a record said so. Before: it is `start`. */
-static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes, uint64_t start, uint64_t *sure)
+   batch it is what a torn write leaves. *sure: all before it was durable when a record said so; moves: the copies behind it.
+   Before: it is `start`. */
+static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes, uint64_t start, uint64_t *sure,
+                        struct moves *moves)
 {
     uint64_t at = start, end = start, gaps = 0;
-
 
     while (at + RECORD_HEAD <= segment->limit) {
         int code;
@@ -160,8 +212,11 @@ static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t 
             q->damaged += gaps;
             gaps = 0;
             *sure = at;
+            moves->used = 0;
         }
-        code = replay_record(q, segment, bytes + at, at);
+        code = moves_note(q, moves, bytes + at, at);
+        if (code == Q_OK)
+            code = replay_record(q, segment, bytes + at, at);
         if (code == Q_MEMORY)
             return code;
         if (code != Q_OK)
@@ -205,6 +260,7 @@ static int make_sure(struct queue *q, const struct segment *segment, const uint8
 static int replay_segment(struct queue *q, struct segment *segment, uint64_t start)
 {
     uint8_t *bytes = calloc(1, segment->size);
+    struct moves moves = { 0 };
     uint64_t sure = start;
     int64_t got;
     int code = Q_OK;
@@ -215,9 +271,12 @@ static int replay_segment(struct queue *q, struct segment *segment, uint64_t sta
     if (got < 0)
         code = fail_with(q, Q_IO, "%s: segment %08x: %s", q->directory, segment->name, strerror((int)-got));
     else
-        code = replay_bytes(q, segment, bytes, start, &sure);
-    if (code == Q_OK && !segment->told)
+        code = replay_bytes(q, segment, bytes, start, &sure, &moves);
+    if (code == Q_OK && !segment->told) {
+        moves_undo(q, segment, bytes, &moves);
         code = make_sure(q, segment, bytes, sure);
+    }
+    free(moves.each);
     free(bytes);
     return code;
 }

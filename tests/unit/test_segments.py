@@ -9,6 +9,7 @@ import pathlib
 import random
 import select
 import shutil
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from qmaild.commands import qmailctl
 from qmaild.commands.dumping import Reading, Unreadable
 from qmaild.queue.core import checksum
 from qmaild.queue.log import NEW, Living
-from qmaild.queue.segments import HEAD_BYTES, START, Damage, Record, header, records
+from qmaild.queue.segments import COPY, HEAD_BYTES, START, Damage, Record, header, records
 from qmaild.queue.store import Store
 from qmaild.queue.values import StoreError
 
@@ -222,6 +223,42 @@ def test_what_is_bad_in_the_last_batch_is_named_and_is_no_damage(
     assert code == 0 and out.endswith("2 messages live; 0 places are damaged\n")
     expected = f"the write was cut short: a message record of message {record.number} is not whole"
     assert f"{record.offset:>10} {record.length:>8}  {expected}\n" in out
+
+
+def test_a_copy_whose_facts_a_crash_took_does_not_outlive_them(tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "queue"
+    client = Client(directory)
+    number = client.add(b"content", (b"a@b.example", b"c@d.example"))
+    client.settle()
+    client.store.done(number, [0])
+    client.settle()
+
+    others = []
+    while len(reading(directory)[0].log) < 2:
+        others.append(client.add(bytes(3000)))
+        client.settle()
+    client.store.close()
+    found, _, items = reading(directory)
+    newest = found.log[-1]
+    end = max(item.offset + item.length for name, item in items if name == newest.name)
+    path, record = next(each for each in messages(directory) if each[1].number == number)
+    copy = bytearray(path.read_bytes()[record.offset : record.offset + record.length])
+    copy[8:24] = struct.pack("<QQ", newest.generation, newest.stamp)
+    copy[38:40] = COPY.to_bytes(2, "little")
+    copy[4:8] = checksum(bytes(copy[8:])).to_bytes(4, "little")
+    path = directory / "segments" / newest.name
+    data = bytearray(path.read_bytes())
+    data[end : end + len(copy)] = copy
+    path.write_bytes(data)
+    (directory / "checkpoint").unlink(missing_ok=True)
+    client.store = Store.open(client.directory, segment_bytes=SEGMENT)
+    for _ in range(60):  # until the segments of now have been written over
+        for other in others:
+            client.store.end(other)
+        others = [client.add(bytes(3000))]
+        client.settle()
+        assert by_dump(directory)[number] == [("done", b"", 0), (NEW, b"", 0)]
+    assert not {each.generation for each in reading(directory)[0].log} & {each.generation for each in found.log}
 
 
 def test_a_torn_tail_is_named_and_is_no_damage(directory: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
