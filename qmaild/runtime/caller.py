@@ -33,8 +33,8 @@ class Caller:
     """Questions to the service at `path`. Every frame class asked with has `tag` as its first field.
 
     ask() returns the tag; done(frame, descriptor) is called exactly once, with (None, -1) if the server was
-    lost or cannot be reached. send() adds frames to an open question (Piece, End, Abort); Taken is handed to done, too,
-    and is no answer.
+    lost or cannot be reached. send() adds frames to an open question (Piece, End, Abort); Taken answers none, and goes
+    to on_taken.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, role: bytes) -> None:
@@ -52,6 +52,7 @@ class Caller:
         self._backlog_bytes = 0
         self._patience: asyncio.TimerHandle | None = None  # runs while there is a backlog
         self.on_drained: Callable[[], None] | None = None  # the server has taken everything, or is lost
+        self.on_taken: Callable[[frames.Taken], None] | None = None  # None: no server of ours has any to say
 
     @property
     def outstanding(self) -> int:
@@ -172,8 +173,10 @@ class Caller:
             self._part_from(channel)
             return
         if isinstance(frame, frames.Taken):
-            if frame.tag in self._waiting:
-                self._waiting[frame.tag](frame, -1)
+            if self.on_taken:
+                self.on_taken(frame)
+            else:
+                channel.close()
             return
         done = self._waiting.pop(frame[0], None)
         if done is None:

@@ -35,15 +35,21 @@ class Intake:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._waiting: list[Callable[[], None]] = []
+        self._streams: dict[int, Draft] = {}  # by tag; an aborted one until the queue has taken its pieces
         self.held = 0  # bytes of unfinished messages in memory
-        self.streams = 0
         self.handed_on = 0  # bytes of pieces that the queue has not taken yet
         caller.on_drained = self._drained
+        caller.on_taken = self._taken
 
     @property
     def outstanding(self) -> int:
         """Messages and streams without an answer yet."""
         return self._caller.outstanding
+
+    @property
+    def streams(self) -> int:
+        """Large messages under way."""
+        return len(self._streams)
 
     @property
     def is_congested(self) -> bool:
@@ -57,10 +63,23 @@ class Intake:
         """Begin a message."""
         return Draft(self, self._caller)
 
-    def taken(self, size: int) -> None:
+    def begin(self, tag: int, draft: Draft) -> None:
+        """The draft is a stream from now on."""
+        self._streams[tag] = draft
+
+    def end(self, tag: int) -> None:
+        """The stream is over."""
+        del self._streams[tag]
+
+    def let_go(self, size: int) -> None:
         """The queue has taken so many bytes of pieces, or will never take them."""
         self.handed_on -= size
         self._drained()
+
+    def _taken(self, frame: frames.Taken) -> None:
+        draft = self._streams.get(frame.tag)
+        if draft:
+            draft.taken(frame.size)
 
     def _drained(self) -> None:
         if self._waiting and not self.is_congested:
@@ -109,7 +128,7 @@ class Draft:
             return
         self._done = done
         if self._tag:
-            self._hand_on()
+            self.hand_on()
             self._caller.send(frames.End(self._tag, flags, origin, sender, recipients, prefix, *serves))
             return
         content = b"".join([prefix, *self._parts])
@@ -119,13 +138,41 @@ class Draft:
 
     def abort(self) -> None:
         """Drop the message. Nothing of it is stored."""
+        if self._is_answered:
+            return
         self._release()
         self._is_answered = True
+        self._done = None
         if self._tag:
+            self._caller.send(frames.Abort(self._tag))
+            self._forget_if_taken()
+
+    def taken(self, size: int) -> None:
+        """The queue has taken so much more of it, or says so."""
+        size = max(0, min(size, self._handed_on))
+        self._handed_on -= size
+        self._intake.let_go(size)
+        if self._is_answered and self._tag:
+            self._forget_if_taken()
+
+    def hand_on(self) -> None:
+        """Give the queue the piece that there is."""
+        size, memory = self._size, self._memory
+        if not size:
+            return
+        self._memory = -1
+        self._release()
+        system.seal(memory)
+        self._handed_on += size
+        self._intake.handed_on += size
+        self._caller.send(frames.Piece(self._tag, size, 1), memory)
+
+    def _forget_if_taken(self) -> None:
+        """Pieces of a stream that was aborted fill memory until the queue has come past them, and count until then."""
+        if not self._handed_on:
             tag, self._tag = self._tag, 0
-            self._caller.send(frames.Abort(tag))
             self._caller.forget(tag)
-            self._end_stream()
+            self._intake.end(tag)
 
     def _release(self) -> None:
         self._intake.held -= self._size
@@ -135,11 +182,6 @@ class Draft:
             os.close(self._memory)
             self._memory = -1
 
-    def _end_stream(self) -> None:
-        self._intake.streams -= 1
-        handed_on, self._handed_on = self._handed_on, 0
-        self._intake.taken(handed_on)
-
     def _open(self) -> None:
         parts = self._parts
         self._release()
@@ -147,10 +189,10 @@ class Draft:
             self._is_answered = True
             self._answer = _NO_STREAM
             return
-        self._intake.streams += 1
         self._tag = self._caller.ask(self._stream_answered, frames.Open)
+        self._intake.begin(self._tag, self)
         for part in parts:
-            if self._tag:
+            if not self._is_answered:
                 self._stream(part)
 
     def _stream(self, text: bytes) -> None:
@@ -165,34 +207,19 @@ class Draft:
         self._size += len(text)
         self._intake.held += len(text)
         if self._size >= PIECE or self._intake.held > MAX_HELD:
-            self._hand_on()
-
-    def _hand_on(self) -> None:
-        """Give the queue the piece that there is."""
-        size, memory = self._size, self._memory
-        if not size:
-            return
-        self._memory = -1
-        self._release()
-        system.seal(memory)
-        self._handed_on += size
-        self._intake.handed_on += size
-        self._caller.send(frames.Piece(self._tag, size, 1), memory)
+            self.hand_on()
 
     def _whole_answered(self, answer: Any, descriptor: int) -> None:
         if self._done:
             self._done(answer)
 
     def _stream_answered(self, answer: Any, descriptor: int) -> None:
-        if isinstance(answer, frames.Taken):
-            size = max(0, min(answer.size, self._handed_on))
-            self._handed_on -= size
-            self._intake.taken(size)
-            return
+        self._intake.end(self._tag)
         self._tag = 0
         self._release()
         self._is_answered = True
         self._answer = answer
-        self._end_stream()
+        handed_on, self._handed_on = self._handed_on, 0
+        self._intake.let_go(handed_on)
         if self._done:
             self._done(answer)

@@ -110,15 +110,26 @@ def test_a_descriptor_for_a_server_that_is_gone_is_closed(asker: Asker) -> None:
 
 def test_what_a_server_takes_of_a_stream_is_told_and_answers_nothing(asker: Asker) -> None:
     said: list[frames.Frame] = []
+    asker.caller.on_taken = said.append
     stream = asker.caller.ask(lambda answer, descriptor: said.append(answer), frames.Open)
     asker.until(lambda: not asker.server.asked.empty())
     asker.server.next()
-    for each in (frames.Taken(stream, 1), frames.Taken(stream + 1, 1), frames.Accepted(stream, 7), frames.Taken(stream, 2)):
+    for each in (frames.Taken(stream, 1), frames.Accepted(stream, 7)):
         asker.server.say(each)
     last = asker.ask(b"last")
     asker.server.say(_yes(last))
     asker.until(lambda: b"last" in asker.answers)
     assert said == [frames.Taken(stream, 1), frames.Accepted(stream, 7)]
+
+
+def test_a_server_that_says_it_has_taken_what_is_no_stream_is_out_of_step(asker: Asker) -> None:
+    said: list[Any] = []
+    tag = asker.caller.ask(lambda answer, descriptor: said.append(answer), frames.Who, b"anybody")
+    asker.until(lambda: not asker.server.asked.empty())
+    for each in (frames.Taken(tag, 1), _yes(tag)):
+        asker.server.say(each)
+    asker.until(lambda: bool(said) and asker.server.is_closed(0))
+    assert said == [None] and asker.caller.outstanding == 0
 
 
 def test_a_stream_goes_on_over_the_connection_that_it_was_opened_on(asker: Asker) -> None:

@@ -134,6 +134,30 @@ def test_when_all_messages_together_are_too_much_the_next_piece_streams(
     assert (bench.intake.streams, bench.intake.held) == (0, 0)
 
 
+def test_what_was_handed_on_of_an_aborted_stream_counts_until_the_queue_has_come_past_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 0)
+    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(module, "HIGH_WATER", 150)
+    bench.queue.answer = lambda frame: None
+    for _ in range(2):
+        draft = bench.intake.draft()
+        draft.write(b"x" * 100)
+        draft.abort()
+        draft.abort()
+    assert (bench.intake.streams, bench.intake.held, bench.intake.handed_on) == (2, 0, 200)
+    assert bench.intake.is_congested
+    asked = [bench.asked() for _ in range(6)]
+    assert [type(each) for each in asked] == [frames.Open, frames.Piece, frames.Abort] * 2
+    bench.queue.say(frames.Taken(asked[0].tag, 100))
+    bench.until(lambda: bench.intake.streams == 1)
+    assert not bench.intake.is_congested
+    bench.queue.hang_up()
+    bench.until(lambda: bench.intake.streams == 0)
+    assert (bench.intake.handed_on, bench.intake.outstanding) == (0, 0)
+
+
 def test_too_many_streams_are_refused_for_now(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WHOLE", 0)
     monkeypatch.setattr(module, "MAX_STREAMS", 1)
