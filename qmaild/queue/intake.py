@@ -23,7 +23,7 @@ MAX_ENVELOPE = 8 << 20  # bytes of its addresses: a job with more would be no fr
 MAX_ORIGIN = 256
 MAX_PREFIX = 64 << 10  # trace fields and what policy may add
 MAX_TRACE = 1 << 20  # above databytes: what was small enough once is not refused for the trace fields of its forwards
-MAX_STREAMS = 256  # large messages under way on one connection
+MAX_STREAMS = 1024  # large messages under way on one connection
 MAX_PIECE = 16 << 20  # bytes that one frame may hold the loop with
 MAX_PENDING_BYTES = 64 << 20  # appended and not yet durable: above it nobody is read until the disk has caught up
 

@@ -2,8 +2,8 @@
 
 A piece is sealed memory whose descriptor the queue gets: its bytes go through no socket. Memory is bounded thrice:
 a message is held here only up to MAX_WHOLE bytes, a piece up to PIECE, and all messages together up to MAX_HELD; beyond
-that they are streamed, and streams go on in smaller pieces. A door reads no more of any message while `is_congested`:
-the queue has taken too little of what it was given.
+that streams hand on what they have of a piece, and if this is not enough, small messages become streams. A door reads no
+more of any message while `is_congested`: the queue has taken too little of what it was given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qmaild.runtime.caller import Caller
 
 MAX_WHOLE = 256 << 10  # a message up to here goes as one frame: the queue keeps those in its segments
 MAX_HELD = 64 << 20  # of all messages under way; more are streamed from their next piece on
-MAX_STREAMS = 200  # below what the queue takes on one connection
+MAX_STREAMS = 1000  # as many as there are sessions, most often: of those, idle ones give way. The queue takes a few more
 HIGH_WATER = 16 << 20  # bytes that the queue has not taken: above it nothing more is read from clients
 PIECE = 1 << 20
 
@@ -71,6 +71,12 @@ class Intake:
         """The stream is over."""
         del self._streams[tag]
 
+    def make_room(self) -> None:
+        """Let no stream hold memory in which a small message could stay whole."""
+        if self.held > MAX_HELD:
+            for draft in list(self._streams.values()):
+                draft.hand_on()
+
     def let_go(self, size: int) -> None:
         """The queue has taken so many bytes of pieces, or will never take them."""
         self.handed_on -= size
@@ -115,6 +121,7 @@ class Draft:
         self._parts.append(text)
         self._size += len(text)
         self._intake.held += len(text)
+        self._intake.make_room()
         if self._size > MAX_WHOLE or self._intake.held > MAX_HELD:
             self._open()
 
@@ -206,8 +213,9 @@ class Draft:
             return
         self._size += len(text)
         self._intake.held += len(text)
-        if self._size >= PIECE or self._intake.held > MAX_HELD:
+        if self._size >= PIECE:
             self.hand_on()
+        self._intake.make_room()
 
     def _whole_answered(self, answer: Any, descriptor: int) -> None:
         if self._done:

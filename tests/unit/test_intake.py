@@ -134,6 +134,22 @@ def test_when_all_messages_together_are_too_much_the_next_piece_streams(
     assert (bench.intake.streams, bench.intake.held) == (0, 0)
 
 
+def test_streams_give_up_the_memory_of_their_pieces_before_a_small_message_is_streamed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WHOLE", 20)
+    monkeypatch.setattr(module, "MAX_HELD", 50)
+    idle = bench.intake.draft()
+    idle.write(b"x" * 45)
+    small = bench.intake.draft()
+    small.write(b"0123456789")
+    assert (bench.intake.streams, bench.intake.held, bench.intake.handed_on) == (1, 10, 45)
+    assert isinstance(bench.finish(small), frames.Accepted)
+    assert [type(bench.asked()) for _ in range(3)] == [frames.Open, frames.Piece, frames.Message]
+    assert isinstance(bench.finish(idle), frames.Accepted)
+    assert list(bench.queue.streamed.values()) == [b"x" * 45]
+
+
 def test_what_was_handed_on_of_an_aborted_stream_counts_until_the_queue_has_come_past_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
