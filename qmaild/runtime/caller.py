@@ -34,13 +34,14 @@ class Caller:
 
     ask() returns the tag; done(frame, descriptor) is called exactly once, with (None, -1) if the server was
     lost or cannot be reached. send() adds frames to an open question (Piece, End, Abort); Taken answers none, and goes
-    to on_taken.
+    to on_taken. takes_descriptors: whether answers have any; otherwise a server that sends one is cut off.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, role: bytes) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, role: bytes, takes_descriptors: bool = False) -> None:
         self._loop = loop
         self._path = path
         self._hello = frames.Hello(frames.VERSION, role)
+        self._takes_descriptors = takes_descriptors
         self._channel: Channel | None = None
         self._is_greeted = False  # its server has said Hello
         self._waiting: dict[int, Answered] = {}
@@ -145,7 +146,7 @@ class Caller:
                 self._fail()
             return
         self._is_greeted = False
-        self._channel = Channel(self._loop, sock, self._answer, self._lost, takes_descriptors=True)
+        self._channel = Channel(self._loop, sock, self._answer, self._lost, takes_descriptors=self._takes_descriptors)
         self._channel.on_drained = self.on_drained
         self._channel.send(self._hello)
 

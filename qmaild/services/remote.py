@@ -14,7 +14,7 @@ from qmaild.runtime.service import Service, run
 
 
 def build(service: Service) -> None:
-    dial = Caller(service.loop, paths.socket_of("dial"), b"remote")
+    dial = Caller(service.loop, paths.socket_of("dial"), b"remote", takes_descriptors=True)
     lanes = Lanes(service.loop, dial.ask, lambda: service.settings)
 
     def on_frame(channel: Channel, frame: Any, descriptor: int) -> None:

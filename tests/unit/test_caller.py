@@ -101,6 +101,17 @@ def test_what_a_server_had_not_answered_when_it_went_is_none_and_nothing_else_is
     asker.until(lambda: b"after" in asker.answers)
 
 
+def test_a_server_that_sends_a_descriptor_where_answers_have_none_is_cut_off(asker: Asker) -> None:
+    said: list[Any] = []
+    tag = asker.caller.ask(lambda *answer: said.append(answer), frames.Who, b"anybody")
+    asker.until(lambda: not asker.server.asked.empty())
+    before = len(os.listdir("/proc/self/fd"))
+    socket.send_fds(asker.server._connections[0], [frames.encode(frames.Connected(tag, b"smtp", b"", b"", 25, 0, 1))], [0])
+    asker.until(lambda: bool(said) and asker.server.is_closed(0))
+    assert said == [(None, -1)]
+    asker.until(lambda: len(os.listdir("/proc/self/fd")) == before - 2)  # both ends of the connection
+
+
 def test_a_descriptor_for_a_server_that_is_gone_is_closed(asker: Asker) -> None:
     memory = system.sealed_memfd(b"x")
     asker.caller.send(frames.Piece(77, 1, 1), memory)
