@@ -15,7 +15,7 @@ from qmaild.protocol.frames import PERMANENT, TEMPORARY
 from qmaild.queue.commits import Commits
 from qmaild.queue.store import Staged, Store
 from qmaild.queue.values import StoreError
-from qmaild.runtime import system
+from qmaild.runtime import strangers, system
 from qmaild.runtime.channel import Channel
 
 MAX_RECIPIENTS = 100_000  # of one message: what one record holds (Q_RECIPIENTS_MAX)
@@ -58,6 +58,11 @@ class Intake:
 
     def frame(self, channel: Channel, frame: Any, descriptor: int) -> None:
         if isinstance(frame, frames.Piece):
+            if not _is_piece(frame, descriptor):
+                if descriptor >= 0:
+                    strangers.close([descriptor])
+                channel.close()
+                return
             try:
                 self._piece(channel, frame, descriptor)
             finally:
@@ -154,9 +159,6 @@ class Intake:
             self._refuse(channel, frame.tag, NO_ROOM if error.reason == "space" else DISK_TROUBLE)
 
     def _piece(self, channel: Channel, frame: frames.Piece, descriptor: int) -> None:
-        if not (0 < frame.size <= MAX_PIECE and system.is_sealed(descriptor) and os.fstat(descriptor).st_size == frame.size):
-            channel.close()
-            return
         stream = channel.state.get(frame.tag)
         if stream is None or stream.ending:
             return  # refused before: the door has not heard yet
@@ -207,6 +209,12 @@ class Intake:
     def _give_up(self, channel: Channel, tag: int, answer: tuple[bytes, bytes, bytes]) -> None:
         channel.state.pop(tag).staged.abort()
         self._refuse(channel, tag, answer)
+
+
+def _is_piece(frame: frames.Piece, descriptor: int) -> bool:
+    """Return whether this is memory of the size that was said, which nobody can change any more."""
+    is_possible = descriptor >= 0 and 0 < frame.size <= MAX_PIECE
+    return is_possible and system.is_sealed(descriptor) and os.fstat(descriptor).st_size == frame.size
 
 
 class _Stream:

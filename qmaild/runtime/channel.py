@@ -18,14 +18,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from qmaild.protocol import frames, netstring
-from qmaild.runtime import poller
+from qmaild.runtime import poller, strangers
 from qmaild.runtime.poller import HUNG_UP, READ, WRITE
 
 EARLY_BYTES = 16 << 10  # a burst leaves in pieces of this size, so that the peer works beside us and not after us
 READ_BYTES = 64 << 10  # below malloc's mmap limit: a larger buffer costs system calls a read
-MAX_DESCRIPTORS = 16  # received in one call; a peer that sends more loses the rest and its connection
-_ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+MAX_DESCRIPTORS = 16  # that wait for the frames that announce them; a peer that sends more loses its connection
+_ANCILLARY = socket.CMSG_SPACE(253 * 4)  # as many as can come in one call: the kernel would close the rest, and we wait for it
 _CUT, _CLOEXEC, _NO_SIGNAL = int(socket.MSG_CTRUNC), int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_NOSIGNAL)  # enums are slow
+_PEEK = int(socket.MSG_PEEK)
 
 OnFrame = Callable[["Channel", Any, int], None]
 OnClose = Callable[["Channel"], None]
@@ -137,12 +138,12 @@ class Channel:
             if not self.is_open:
                 return
         self._poller.forget(self._sock.fileno())
-        self._sock.close()
+        strangers.close_socket(self._sock)
         for _, descriptor in self._queue:
             if descriptor >= 0:
                 os.close(descriptor)
-        for descriptor in self._descriptors:
-            os.close(descriptor)
+        if self._descriptors:
+            strangers.close(list(self._descriptors))
         self._queue.clear()
         self._descriptors.clear()
         self.queued = 0
@@ -153,20 +154,13 @@ class Channel:
             self.close()
             return
         try:
-            # Without room for them descriptors never reach our table: closing a stranger's file may take as long as he likes.
-            room = _ANCILLARY if self._max_descriptors else 0
-            data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, room, _CLOEXEC)
+            data = self._receive()
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.close()
             return
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(content[: len(content) - len(content) % received.itemsize])
-                self._descriptors.extend(received)
-        if not data or flags & _CUT or len(self._descriptors) > self._max_descriptors:
+        if not data or len(self._descriptors) > self._max_descriptors:
             self.close()
             return
         try:
@@ -175,6 +169,20 @@ class Channel:
                     return
         except (frames.FrameError, netstring.NetstringError):
             self.close()
+
+    def _receive(self) -> bytes:
+        """Return what the peer has said; nothing if it has ended, or has sent a descriptor where none belongs."""
+        if not self._max_descriptors:
+            # A look first: they never reach our table, and are closed with the connection, not by reading past them.
+            data, _, flags, _ = self._sock.recvmsg(READ_BYTES, 0, _PEEK)
+            return b"" if flags & _CUT else self._sock.recv(len(data))
+        data, ancillary, flags, _ = self._sock.recvmsg(READ_BYTES, _ANCILLARY, _CLOEXEC)
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(content[: len(content) - len(content) % received.itemsize])
+                self._descriptors.extend(received)
+        return b"" if flags & _CUT else data
 
     def _deliver(self, frame: Any) -> bool:
         descriptor = -1

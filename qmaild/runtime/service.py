@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qmaild.protocol import frames
-from qmaild.runtime import controls, journal
+from qmaild.runtime import controls, journal, strangers
 from qmaild.runtime.channel import Channel, OnFrame
 from systemd import daemon
 
@@ -94,7 +94,7 @@ class Service:
             channel.send(hello)
             if not isinstance(frame, frames.Hello) or frame.version != frames.VERSION:
                 if descriptor >= 0:
-                    os.close(descriptor)
+                    strangers.close([descriptor])
                 channel.close()
                 return
             del self._silent[channel]

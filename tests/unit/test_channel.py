@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
 import os
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -132,7 +135,7 @@ def test_a_peer_that_sends_many_descriptors_unasked_is_cut_off_and_none_stays_op
         os.close(descriptor)
     until(loop, lambda: end.closed == 1)
     theirs.close()
-    assert set(os.listdir("/proc/self/fd")) <= before
+    until(loop, lambda: set(os.listdir("/proc/self/fd")) <= before)
 
 
 def test_a_descriptor_where_none_belongs_ends_the_connection_and_does_not_stay_open(loop: asyncio.AbstractEventLoop) -> None:
@@ -143,7 +146,39 @@ def test_a_descriptor_where_none_belongs_ends_the_connection_and_does_not_stay_o
     until(loop, lambda: end.closed == 1)
     theirs.close()
     assert end.got == []
-    assert set(os.listdir("/proc/self/fd")) <= before
+    until(loop, lambda: set(os.listdir("/proc/self/fd")) <= before)
+
+
+@contextlib.contextmanager
+def lingering() -> Iterator[socket.socket]:
+    """A socket that keeps whoever closes it last waiting for a minute, or until the end of this."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+    with peer:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1 << 16))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+        yield sock
+
+
+@pytest.mark.parametrize("takes_descriptors", [False, True])
+@pytest.mark.parametrize("garbage", [b"", b"99999999:"])  # which ends the connection before the descriptor is come to
+def test_nobody_waits_until_a_strangers_descriptor_is_closed(
+    loop: asyncio.AbstractEventLoop, takes_descriptors: bool, garbage: bytes
+) -> None:
+    ours, theirs = pair()
+    with lingering() as stranger:
+        theirs.send(garbage)
+        socket.send_fds(theirs, [b"0:,"], [stranger.fileno()])
+        stranger.close()
+        begun = time.monotonic()
+        end = End(loop, ours, takes_descriptors)
+        until(loop, lambda: end.closed == 1)
+        assert time.monotonic() - begun < 10
+    theirs.close()
 
 
 def test_a_fault_in_handling_one_frame_costs_none_of_those_that_came_with_it(loop: asyncio.AbstractEventLoop) -> None:
