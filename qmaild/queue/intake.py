@@ -76,7 +76,7 @@ class Intake:
 
     def closed(self, channel: Channel) -> None:
         for stream in (channel.state or {}).values():
-            stream.staged.abort()
+            self._abandon(stream)
         if channel in self._paused:
             self._paused.remove(channel)
 
@@ -204,7 +204,12 @@ class Intake:
     def _abort(self, channel: Channel, frame: frames.Abort) -> None:
         stream = channel.state.pop(frame.tag, None)
         if stream:
-            stream.staged.abort()
+            self._abandon(stream)
+
+    def _abandon(self, stream: _Stream) -> None:
+        """Nobody wants it any more. Of a file that is being synced the core tells nothing then."""
+        self._commits.staged.pop(stream.staged.number, None)
+        stream.staged.abort()
 
     def _give_up(self, channel: Channel, tag: int, answer: tuple[bytes, bytes, bytes]) -> None:
         channel.state.pop(tag).staged.abort()

@@ -1,0 +1,51 @@
+"""The queue's side of intake, in one process with a real store: what a door takes back while the disk works on it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmaild.protocol import frames
+from qmaild.queue.commits import Commits
+from qmaild.queue.intake import Intake
+from qmaild.queue.store import Store
+from qmaild.runtime import system
+
+
+class Door:
+    """A connection as the intake sees it."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        self.said: list[frames.Frame] = []
+
+    def send(self, frame: frames.Frame) -> None:
+        self.said.append(frame)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_large_message_taken_back_while_it_is_synced_leaves_nothing_to_wait_for(tmp_path: Path, is_lost: bool) -> None:
+    loop = asyncio.SelectorEventLoop()
+    store = Store.open(str(tmp_path / "queue"))
+    commits = Commits(loop, store)
+    intake = Intake(store, commits, lambda: 1, 0, lambda: 0, lambda text: None)
+    door: Any = Door()
+    intake.opened(door)
+    end = frames.End(1, 0, b"smtp", b"a@b.test", [b"c@d.test"], b"", 0, 0)
+    for frame in (frames.Open(1), frames.Piece(1, 4, 1), end):
+        intake.frame(door, frame, system.sealed_memfd(b"text") if isinstance(frame, frames.Piece) else -1)
+    assert commits.is_waiting
+    if is_lost:
+        intake.closed(door)
+    else:
+        intake.frame(door, frames.Abort(1), -1)
+    assert not commits.is_waiting
+    store.close()
+    assert door.said == [frames.Taken(1, 4)]
+    assert not list((tmp_path / "queue/large").iterdir())
+    loop.close()
