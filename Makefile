@@ -86,10 +86,14 @@ power: need-run
 churn: need-test build
 	CHURN=$(or $(CHURN),400000) $(PYTEST) -s tests/unit/test_churn.py
 
-# All that takes long: every one of these targets that there is, then HOURS of traffic.
+# All that takes long: every one of these targets, half an hour for each one that is fuzzed, then HOURS of traffic. What
+# fails ends none of the others, and is named at the end.
 LONG = churn crowd depth fuzz power storm restarts
-soak: need-test build $(LONG)
-	$(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2)
+soak: need-test build
+	@failed=; for each in $(LONG); do echo "== $$each"; \
+	    $(MAKE) --no-print-directory $$each MINUTES=$(or $(MINUTES),30) || failed="$$failed $$each"; done; \
+	echo "== traffic"; $(PYTHON) -m tests.system.soak --hours $(or $(HOURS),2) || failed="$$failed traffic"; \
+	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }
 
 # On booted machines, as root: services killed and the machine hard-stopped under MESSAGES messages; every unit restarted
 # ROUNDS times and the packages upgraded under load. They print what they counted, and exit 1 if anything is wrong.
