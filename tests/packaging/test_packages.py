@@ -80,7 +80,9 @@ def test_what_cffi_needs_is_a_dependency(built: Build) -> None:
 
 def test_the_native_modules_serve_every_python(built: Build) -> None:
     found = listing(deb_of(built, "qmaild"))
-    assert sorted(Path(path).name for path in found if path.endswith(".so")) == ["_queue.abi3.so", "_system.abi3.so"]
+    assert sorted(Path(path).name for path in found if path.endswith(".so")) == [
+        "_body.abi3.so", "_queue.abi3.so", "_system.abi3.so",
+    ]
 
 
 def test_native_code_is_hardened(built: Build, tmp_path: Path) -> None:
