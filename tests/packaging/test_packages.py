@@ -88,7 +88,7 @@ def test_the_native_modules_serve_every_python(built: Build) -> None:
 def test_native_code_is_hardened(built: Build, tmp_path: Path) -> None:
     subprocess.run(["dpkg-deb", "--extract", deb_of(built, "qmaild"), tmp_path], check=True)
     programs = [*tmp_path.rglob("*.so"), tmp_path / "usr/libexec/qmaild/client"]
-    assert len(programs) == 3
+    assert len(programs) == 4
     for path in programs:
         shown = subprocess.run(["readelf", "--wide", "--dynamic", "--program-headers", "--symbols", "--file-header", path],
                                capture_output=True, text=True, check=True).stdout  # fmt: skip
