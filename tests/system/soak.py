@@ -38,6 +38,8 @@ NOBODY = ("nobody@null.test", "no-such-user@one.test")  # whoever writes to them
 MORE_MEMORY, MORE_BYTES, MORE_DESCRIPTORS, MORE_THREADS = 1.10, 3 << 20, 12, 2  # what counts as flat
 MOST_SAMPLE_SECONDS = 60.0
 END_SECONDS = 900.0
+EVIDENCE_SECONDS = 400.0
+WARNING = 4  # of syslog's priorities
 
 # Runs inside: for each service the PSS in kB, the descriptors and the threads of all processes in its unit.
 MEASURE = r"""
@@ -203,6 +205,8 @@ class Soak:
         self._expect(not found.damaged, f"damaged: {found.damaged[:5]}")
         late = [copy for copy in found.doubled if not any(0 <= copy.time - at < 60 for at in self.restarts)]
         self._expect(not late, f"doubled without a restart: {late[:5]}")
+        for copy in late[:5]:
+            self._tell_around(copy)
         missing = set(bounced) - set(got)
         self._expect(not missing, f"{len(missing)} bounces are missing: {sorted(missing)[:5]}")
         self._expect(len(got) - len(set(got)) <= len(self.restarts), f"{len(got) - len(set(got))} doubled bounces")
@@ -210,6 +214,14 @@ class Soak:
             self._expect(not each.permanent, f"refused for good: {each.permanent[:3]}")
         errors = [record for record in self.one.journal("-p", "err", "-u", "qmaild-*")]
         self._expect(not errors, f"{len(errors)} error records: {[each['MESSAGE'] for each in errors[:5]]}")
+
+    def _tell_around(self, copy: Copy) -> None:
+        """Print what the services said about this recipient, and all that was not well, in the minutes before its second copy."""
+        window = ("--since", f"@{copy.time - EVIDENCE_SECONDS:.0f}", "--until", f"@{copy.time + 5:.0f}")
+        for record in self.one.journal("-u", "qmaild-*", *window):
+            is_about = record.get("QMAILD_RECIPIENT") == copy.recipient and record.get("QMAILD_EVENT") != "delivered"
+            if is_about or int(record.get("PRIORITY", "6")) <= WARNING:
+                print(copy.own, record["__REALTIME_TIMESTAMP"], record.get("_SYSTEMD_UNIT"), record["MESSAGE"])
 
     def compare_quarters(self) -> None:
         print("The median of each quarter, but for the first; the most.")
