@@ -12,7 +12,7 @@ import pytest
 from qmaild.protocol import frames
 
 from ..unit.processes import SECONDS
-from ..unit.whole_house import Said, WholeHouse
+from ..unit.whole_house import Said, WholeHouse, whole_house
 from .cgroups import MemoryGroup
 
 SHORT_SECONDS = 1.0  # the shortage lasts so long, and until somebody has been killed
@@ -24,12 +24,8 @@ SIZES = (100, 400_000, 3000, 60_000)
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeHouse]:
-    top = tmp_path_factory.mktemp("h")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in WholeHouse.environment(top).items():
-            patch.setenv(name, value)
-        with WholeHouse(top) as house:
-            yield house
+    with whole_house(tmp_path_factory.mktemp("h")) as house:
+        yield house
 
 
 class Senders:

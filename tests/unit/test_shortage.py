@@ -19,7 +19,7 @@ from qmaild.runtime.caller import Caller
 
 from .peers import Peer, knowing
 from .processes import SECONDS, Running, no_descriptor_free
-from .whole_house import SOCKETS, WholeHouse
+from .whole_house import SOCKETS, WholeHouse, whole_house
 
 DOORS = ("smtpd", "qmqpd", "inject")
 LARGE = 400_000  # streamed to a file of its own, and handed on by descriptors
@@ -29,12 +29,8 @@ WAITING_SECONDS = 1.0  # a client's patience meanwhile
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeHouse]:
-    top = tmp_path_factory.mktemp("h")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in WholeHouse.environment(top).items():
-            patch.setenv(name, value)
-        with WholeHouse(top) as house:
-            yield house
+    with whole_house(tmp_path_factory.mktemp("h")) as house:
+        yield house
 
 
 def door_of(service: str) -> str:

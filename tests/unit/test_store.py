@@ -587,16 +587,21 @@ def test_segments_keep_their_size_when_another_is_asked_for(client: Client) -> N
     assert [summary.number for summary in client.store.messages(0, 99)] == numbers
 
 
+def spoil(client: Client, text: bytes) -> None:
+    """Change a bit of the message that has this text, in its segment. The store is closed."""
+    segment = client.holder(text)
+    content = bytearray(segment.read_bytes())
+    content[content.index(text) + 9] ^= 1
+    segment.write_bytes(content)
+
+
 def test_damage_costs_one_message_and_is_counted(client: Client) -> None:
     numbers = [client.add(b"%d " % at * 500) for at in range(5)]
     client.settle()
     numbers.append(client.add(b"its batch says that all before it was durable"))
     client.settle()
     client.store.close()
-    segment = client.holder(b"2 2 2 2")
-    content = bytearray(segment.read_bytes())
-    content[content.index(b"2 2 2 2") + 9] ^= 1
-    segment.write_bytes(content)
+    spoil(client, b"2 2 2 2")
     client.store = Store.open(client.directory, segment_bytes=SEGMENT)
     assert [summary.number for summary in client.store.messages(0, 99)] == numbers[:2] + numbers[3:]
     assert client.store.counts().damaged == 1
@@ -606,10 +611,7 @@ def test_what_is_bad_in_the_last_batch_counts_as_torn(client: Client) -> None:
     numbers = [client.add(b"%d " % at * 500) for at in range(5)]
     client.settle()
     client.store.close()
-    segment = client.holder(b"2 2 2 2")
-    content = bytearray(segment.read_bytes())
-    content[content.index(b"2 2 2 2") + 9] ^= 1
-    segment.write_bytes(content)
+    spoil(client, b"2 2 2 2")
     for _ in range(2):  # what an open has written again is no other for it
         client.store = Store.open(client.directory, segment_bytes=SEGMENT)
         assert [summary.number for summary in client.store.messages(0, 99)] == numbers[:2] + numbers[3:]

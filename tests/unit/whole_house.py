@@ -9,9 +9,11 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from qmaild.protocol import frames, netstring
 
@@ -167,3 +169,13 @@ def _contents(folder: Path) -> list[bytes]:
 
 def _numbers(messages: list[bytes]) -> set[int]:
     return {int(found[1]) for each in messages if (found := re.search(rb"^Subject: number (\d+)", each, re.M))}
+
+
+@contextlib.contextmanager
+def whole_house(top: Path) -> Iterator[WholeHouse]:
+    """The house below `top`, with what this process needs of its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in WholeHouse.environment(top).items():
+            patch.setenv(name, value)
+        with WholeHouse(top) as house:
+            yield house
