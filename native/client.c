@@ -11,7 +11,8 @@
        v VERSION ROLE       I TAG PROGRAM ARGUMENTS ENVIRONMENT       + TAG BYTES       . TAG       (ours)
        v VERSION ROLE       > TAG STREAM BYTES                        x TAG CODE                    (the service's)
 
-   Build: cc -O2 -Wall -Wextra -Werror -std=c11 $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o client client.c                  */
+   Build: cc -O2 -Wall -Wextra -Werror -std=c11 $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o client client.c
+   That line is all it takes: one file, which is whole wherever it is read, built or fuzzed. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

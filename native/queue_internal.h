@@ -2,19 +2,11 @@
 #ifndef QMAILD_QUEUE_INTERNAL_H
 #define QMAILD_QUEUE_INTERNAL_H
 
-#include "queue.h"
+#include "queue_record.h"
 
 #include <pthread.h>
 #include <stdarg.h>
 
-#define RECORD_MAGIC 0x31524d51u
-#define RECORD_HEAD 40u
-#define MESSAGE_HEAD 104u
-#define SEGMENT_START 4096u /* the header's block */
-#define SEGMENT_TAIL 4096u  /* its copy's */
-#define SEGMENT_HEAD 96u
-#define FORMAT_VERSION 1u
-#define FORMAT_TEXT "qmaild queue 1\n"
 #define BLOCK_FULL (1u << 20) /* a block this long is handed over by itself, so that writing overlaps appending */
 #define COPY_SLICE (256u << 10) /* copied forward between two looks at the event loop */
 #define READ_RETRY (300 * INT64_C(1000000)) /* an unreadable message is tried again after five minutes */
@@ -28,14 +20,6 @@
 #define GROUPS_MAX (UINT32_MAX - 8)
 #define NOT_IN_HEAP UINT32_MAX
 #define PATH_ROOM 4200
-#define CHECKPOINT_VERSION 1u
-#define CHECKPOINT_HEAD 72u
-#define CHUNK_MAGIC 0x31434d51u
-#define CHUNK_HEAD 32u
-#define CHUNK_LAST 16u /* what the last chunk says */
-
-enum record_type { MESSAGE = 1, DONE = 2, FAIL = 3, DEFER = 4, END = 5, OLDEST = 6 };
-enum { MARK_COPY = 1, MARK_LARGE = 2, MARK_SURE = 4 };
 
 struct segment {
     struct segment *next; /* in the log, oldest first; or among the void ones */
@@ -144,10 +128,6 @@ struct before {
     uint64_t oldest, next_number, damaged, torn;
 };
 
-/* Chunks of a checkpoint; what a run of recipients is there: one of these, or the group of the message so much above. */
-enum { CHUNK_MESSAGES = 1, CHUNK_END = 2 };
-enum { CHECKPOINT_FRESH = 0, CHECKPOINT_DONE = 1, CHECKPOINT_FAILED = 2, CHECKPOINT_GROUPS = 3 };
-
 /* The checkpoint being made, and what is known of the last one (I17). */
 struct checkpoint {
     /* the owner's */
@@ -231,63 +211,6 @@ struct queue {
     pthread_t committer, preparer;
 };
 
-/* little-endian bytes */
-static inline void put16(uint8_t *at, uint16_t value)
-{
-    at[0] = (uint8_t)value;
-    at[1] = (uint8_t)(value >> 8);
-}
-static inline void put32(uint8_t *at, uint32_t value)
-{
-    put16(at, (uint16_t)value);
-    put16(at + 2, (uint16_t)(value >> 16));
-}
-static inline void put64(uint8_t *at, uint64_t value)
-{
-    put32(at, (uint32_t)value);
-    put32(at + 4, (uint32_t)(value >> 32));
-}
-static inline uint16_t take16(const uint8_t *at)
-{
-    return (uint16_t)(at[0] | at[1] << 8);
-}
-static inline uint32_t take32(const uint8_t *at)
-{
-    return (uint32_t)take16(at) | (uint32_t)take16(at + 2) << 16;
-}
-static inline uint64_t take64(const uint8_t *at)
-{
-    return (uint64_t)take32(at) | (uint64_t)take32(at + 4) << 32;
-}
-
-/* The length of a record with such a body. */
-static inline uint64_t record_bytes(uint64_t body)
-{
-    return (RECORD_HEAD + body + 7) & ~UINT64_C(7);
-}
-
-/* queue_record.c: bytes of records and headers, nothing else */
-struct message_view {
-    int64_t birth;
-    uint32_t flags, count;
-    const uint8_t *origin, *sender, *addresses, *content;
-    uint32_t origin_length, sender_length, addresses_length, content_length, serves_index;
-    uint64_t ends, serves, large;
-};
-/* 1 if a whole, unharmed record of this segment stands at `at` within `room` bytes. */
-int record_is_whole(const uint8_t *at, uint64_t room, uint64_t generation, uint64_t stamp);
-void record_seal(uint8_t *at, uint64_t generation, uint64_t stamp);
-/* 0 if the record is not a well-formed message (I12). */
-int record_view(const uint8_t *record, struct message_view *view);
-uint64_t message_record_length(const struct queue_message *message);
-void message_record_fill(uint8_t *record, const struct queue_message *message);
-/* Runs of indexes: bytes needed, then written. Order is kept; neighbours that count up share a run. */
-uint32_t runs_length(const uint32_t *indexes, uint32_t count);
-void runs_fill(uint8_t *at, const uint32_t *indexes, uint32_t count);
-void segment_head_fill(uint8_t *head, const struct segment *segment);
-/* 1 read, 0 not a header, Q_FORMAT another version. */
-int segment_head_take(const uint8_t *head, struct segment *segment);
-
 /* queue_index.c: messages by number and by segment */
 int index_start(struct queue *q);
 void index_stop(struct queue *q);
@@ -300,21 +223,37 @@ struct message *index_step(const struct queue *q, struct place *place); /* what 
 void message_place(struct queue *q, struct message *message, struct segment *segment, uint32_t offset, uint32_t length);
 void message_unplace(struct queue *q, struct message *message);
 
-/* queue_lanes.c: groups in due order, lanes in turn */
-int lanes_start(struct queue *q);
-void lanes_stop(struct queue *q);
+/* queue_groups.c: groups of recipients, and heaps of them: by due time, then by number (first come, first served) */
+static inline int group_before(const struct queue *q, uint32_t left, uint32_t right)
+{
+    const struct group *one = &q->groups[left], *two = &q->groups[right];
+
+    if (one->due != two->due)
+        return one->due < two->due;
+    return one->message->number < two->message->number;
+}
+int heap_widen(struct queue *q, struct heap *heap, uint32_t room);
+int index_room(struct queue *q); /* room for one more group, or Q_MEMORY */
 uint32_t group_new(struct queue *q, struct message *message, uint32_t lane, int64_t due);
 void group_wait(struct queue *q, uint32_t group, int64_t due);
 void group_take_out(struct queue *q, uint32_t group);
 void group_free(struct queue *q, uint32_t group);
 int group_is_ready(const struct queue *q, uint32_t group, int64_t now); /* it is due, and its lane may hand it out */
+
+/* queue_turns.c: whose turn it is */
+int lane_is_full(const struct queue *q, const struct lane *lane);
+void lane_stands(struct queue *q, uint32_t lane);
 uint32_t fresh_first(const struct queue *q, int64_t now); /* the group whose turn it is, or NONE */
 uint32_t retry_first(struct queue *q, int64_t now);
 void lane_had_turn(struct queue *q, uint32_t lane);
+
+/* queue_lanes.c: lanes by name */
+int lanes_start(struct queue *q);
+void lanes_stop(struct queue *q);
 int lane_intern(struct queue *q, const void *name, size_t length, uint32_t *lane);
 int lane_room(struct queue *q, uint32_t lane);
 uint32_t lane_find(struct queue *q, const void *name, size_t length);
-int index_room(struct queue *q); /* room for one more group, or Q_MEMORY */
+void lane_release(struct queue *q, uint32_t lane);
 
 /* queue_state.c: what facts do to recipients; used by appends and by replay alike */
 int state_start(struct queue *q, struct message *message);
@@ -326,19 +265,23 @@ int state_is_over(const struct message *message);
 int state_is_undone(const struct message *message, uint32_t index);
 
 /* queue_append.c */
+void serving_forget(struct queue *q, uint64_t number, uint32_t index);
+
+/* queue_blocks.c: records that wait for their commit */
 uint8_t *append_record(struct queue *q, uint16_t type, uint16_t marks, uint64_t number, uint64_t length);
 void append_push(struct queue *q);
-void append_end(struct queue *q, struct message *message);
 struct block *block_take(struct queue *q, size_t room);
 void block_give(struct queue *q, struct block *block);
 uint64_t capacity(const struct queue *q); /* of a new segment */
 uint64_t free_room(struct queue *q);      /* bytes that can still be appended without a new segment; under the lock */
-void serving_forget(struct queue *q, uint64_t number, uint32_t index);
 
-/* queue_commit.c: the committer, the preparer */
+/* queue_commit.c: the committer, and the threads */
 int threads_start(struct queue *q);
 void threads_stop(struct queue *q);
 void notify(struct queue *q);
+
+/* queue_prepare.c: the preparer */
+int preparer_step(struct queue *q); /* under the lock; 1 if something was done */
 void want_spare(struct queue *q, int now); /* under the lock; now: even if there is plenty of room */
 void segment_path(const struct queue *q, uint32_t name, char path[PATH_ROOM]);
 
@@ -347,9 +290,16 @@ int collect_results(struct queue *q, int *failed);
 void copy_and_release(struct queue *q);
 void large_unlink(struct queue *q, uint64_t number);
 
-/* queue_replay.c, queue_open.c */
+/* queue_directory.c, queue_segments.c: at open */
+int directory_open(struct queue *q);
+int segments_load(struct queue *q);
+void segments_settle(struct queue *q);
+void segment_discard(struct queue *q, struct segment *segment, int unlink);
+
+/* queue_replay.c, queue_facts.c */
 int replay_all(struct queue *q);
 int replay_settle(struct queue *q);
+int replay_record(struct queue *q, struct segment *segment, const uint8_t *record, uint64_t offset);
 
 /* queue_checkpoint.c: making one */
 void checkpoint_path(const struct queue *q, const char *suffix, char path[PATH_ROOM]);
@@ -381,9 +331,11 @@ void job_fill(struct queue *q, const struct message *message, const struct messa
 void part_fill(struct queue *q, const struct message *message, uint32_t index, const uint8_t *address, uint32_t length,
                struct queue_part *part);
 
+/* queue_open.c, queue_collect.c: what every part needs */
 int buffer_need(struct queue *q, size_t length);
 int numbers_add(struct numbers *numbers, uint64_t number);
 __attribute__((format(printf, 3, 4))) int fail_with(struct queue *q, int code, const char *format, ...);
+int io_failure(struct queue *q, int error, const char *path);
 int code_of(int error); /* Q_SPACE, Q_MEMORY or Q_IO for minus errno */
 
 #endif
