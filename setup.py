@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 setup(
-    cffi_modules=["native/build_body.py:ffi", "native/build_queue.py:ffi", "native/build_system.py:ffi"],
+    cffi_modules=["native/build.py:body", "native/build.py:queue", "native/build.py:system"],
     # The unit files go along inside the package: `qmaild standalone` reads them.
     packages=[*find_packages(include=["qmaild*"]), "qmaild.units"],
     package_dir={"qmaild.units": "systemd"},
