@@ -200,22 +200,25 @@ class Connection:
             self._loop.remove_writer(self._sock.fileno())
 
     def _pump(self) -> None:
-        """Send pieces of the content while the socket takes them."""
+        """Send pieces of the content while the socket takes them.
+
+        That the last one has left is said at once: its answer may be the next thing that the loop sees.
+        """
         if self._pieces is None:
             return
         try:
-            for _ in range(PIECES_A_TURN):
-                piece = next(self._pieces, None)
-                if piece is None:
-                    self._pieces = None
-                    self.session.body_sent()
+            for number, piece in enumerate(self._pieces):
+                if number == PIECES_A_TURN:
+                    self._unsent = piece
+                    self._await_writable()
                     return
                 if not self._send(piece):
                     return
         except OSError as error:
             self._after(self.session.lost(b"the message could not be read (%b)" % _because(error)))
             return
-        self._await_writable()
+        self._pieces = None
+        self.session.body_sent()
 
     def _shut(self) -> None:
         if not self.is_open:
