@@ -7,6 +7,7 @@ next (delivery/lanes.py, the owner). Nothing here blocks; the owner's sweep call
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -177,7 +178,11 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            # The reading side tells what became of the connection, after any last reply that waits there.
+            # The reading side tells what became of the connection, after any last reply that waits there. Nothing more
+            # may leave: what came behind a gap would be taken for the whole.
+            self._pieces = None
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_WR)
             return False
         if sent == len(data):
             return True

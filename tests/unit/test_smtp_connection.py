@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -45,6 +46,18 @@ class Readiness:
         self.writable = None
 
 
+class Broken(socket.socket):
+    """A socket for which the kernel once finds no room, after so many calls."""
+
+    calls_left = 1 << 30
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.calls_left -= 1
+        if not self.calls_left:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        return super().send(data, flags)
+
+
 class Meeting:
     """A connection with one message of so many chunks, begun, and its peer."""
 
@@ -84,12 +97,12 @@ class Meeting:
 
 
 @contextmanager
-def meeting(chunks: int) -> Iterator[Meeting]:
+def meeting(chunks: int, kind: type[socket.socket] = socket.socket) -> Iterator[Meeting]:
     descriptor = os.memfd_create("body")
     os.write(descriptor, (b"x" * (CHUNK - 1) + b"\n") * chunks)
     ours, theirs = socket.socketpair()
-    with theirs, ours:
-        found = Meeting(ours, theirs, Content(b"", descriptor))
+    with theirs, kind(fileno=ours.detach()) as sock:
+        found = Meeting(sock, theirs, Content(b"", descriptor))
         yield found
         found.content.close()
 
@@ -111,3 +124,21 @@ def test_an_answer_found_before_the_socket_takes_more_is_an_answer_to_the_whole(
         (transaction,) = here.results
         assert [result and result.outcome for result in transaction.results] == [frames.SUCCESS]
         assert len(taken) == chunks * (CHUNK + 1) + len(END) and not here.is_closed
+
+
+@pytest.mark.parametrize("calls", range(1, 18))
+def test_nothing_leaves_behind_a_piece_that_could_not(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    monkeypatch.setattr(contents, "CHUNK_BYTES", CHUNK)
+    with meeting(16, Broken) as here:
+        here.taken()
+        cast(Broken, here.connection._sock).calls_left = calls
+        here.says(b"250 b\r\n250 b\r\n354 b\r\n")
+        for _ in range(10):
+            if here.loop.writable:
+                here.loop.writable()
+        assert not here.taken().endswith(END)
+        here.peer.close()
+        if here.loop.readable:
+            here.loop.readable()
+        (transaction,) = here.results
+        assert [result and result.outcome for result in transaction.results] == [frames.TEMPORARY] and here.is_closed
