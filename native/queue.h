@@ -256,7 +256,9 @@ int queue_retry_some(struct queue *q, uint64_t number, const uint32_t *indexes, 
 /* The whole message with every recipient's state, as a job of kind 0. Errors: Q_UNKNOWN, Q_STATE (not durable
    yet), Q_DAMAGED, Q_IO, Q_MEMORY. */
 int queue_show(struct queue *q, uint64_t number, struct queue_job *job);
-/* The same with the first `most` undone recipients only. */
+/* The same with recipients from index `first` on only, `most` of them. */
+int queue_show_some(struct queue *q, uint64_t number, uint32_t first, uint32_t most, struct queue_job *job);
+/* As queue_show, with the first `most` undone recipients only. */
 int queue_glance(struct queue *q, uint64_t number, uint32_t most, struct queue_job *job);
 /* A descriptor of a large message's own file, the caller's to close. Errors: Q_UNKNOWN, Q_STATE (has none), Q_IO. */
 int queue_open_large(struct queue *q, uint64_t number);

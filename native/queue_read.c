@@ -93,8 +93,10 @@ void part_fill(struct queue *q, const struct message *message, uint32_t index, c
 /* A note for every failed recipient: one pass over the notes, not one for each. */
 static void notes_fill(const struct message *message, struct queue_part *parts, uint32_t count)
 {
-    for (const struct note *note = message->notes; note; note = note->next) {
+    for (const struct note *note = count ? message->notes : NULL; note; note = note->next) {
         uint32_t low = 0, high = count;
+        if (note->index < parts[0].index || note->index > parts[count - 1].index)
+            continue;
         while (low < high) {
             uint32_t middle = (low + high) / 2;
             if (parts[middle].index < note->index)
@@ -123,16 +125,16 @@ static int is_named(const struct queue *q, const struct message *message, uint32
     return slot < SLOT_FAILED && (which == UNDONE_ONES || group_is_ready(q, slot, now));
 }
 
-/* The first `most` of those named. */
+/* The first `most` of those named, from index `first` on. */
 static uint32_t parts_fill(struct queue *q, const struct message *message, const struct message_view *view, int which,
-                           int64_t now, uint32_t most)
+                           int64_t now, uint32_t first, uint32_t most)
 {
     const uint8_t *at = view->addresses;
     uint32_t named = 0;
 
     for (uint32_t index = 0; index < message->count && named < most; index++) {
         uint32_t length = take16(at);
-        if (is_named(q, message, index, which, now))
+        if (index >= first && is_named(q, message, index, which, now))
             part_fill(q, message, index, at + 2, length, &q->parts[named++]);
         at += 2 + length;
     }
@@ -180,7 +182,7 @@ int queue_due(struct queue *q, int64_t now, int which, struct queue_job *job)
         job_fill(q, message, &view, job);
         job->kind = finish ? QUEUE_FINISH : QUEUE_ATTEMPT;
         job->part_count = parts_fill(q, message, &view, finish ? FAILED_ONES : DUE_ONES, company(message, now),
-                                     message->count);
+                                     0, message->count);
         if (finish)
             group_take_out(q, group);
         for (uint32_t part = 0; !finish && part < job->part_count; part++)
@@ -248,7 +250,7 @@ int queue_retry_some(struct queue *q, uint64_t number, const uint32_t *indexes, 
     return Q_OK;
 }
 
-static int show(struct queue *q, uint64_t number, int which, uint32_t most, struct queue_job *job)
+static int show(struct queue *q, uint64_t number, int which, uint32_t first, uint32_t most, struct queue_job *job)
 {
     struct message *message = find_durable(q, number);
     struct message_view view;
@@ -264,18 +266,23 @@ static int show(struct queue *q, uint64_t number, int which, uint32_t most, stru
     if (code != Q_OK)
         return code;
     job_fill(q, message, &view, job);
-    job->part_count = parts_fill(q, message, &view, which, 0, most);
+    job->part_count = parts_fill(q, message, &view, which, 0, first, most);
     return Q_OK;
 }
 
 int queue_show(struct queue *q, uint64_t number, struct queue_job *job)
 {
-    return show(q, number, ALL, UINT32_MAX, job);
+    return show(q, number, ALL, 0, UINT32_MAX, job);
+}
+
+int queue_show_some(struct queue *q, uint64_t number, uint32_t first, uint32_t most, struct queue_job *job)
+{
+    return show(q, number, ALL, first, most, job);
 }
 
 int queue_glance(struct queue *q, uint64_t number, uint32_t most, struct queue_job *job)
 {
-    return show(q, number, UNDONE_ONES, most, job);
+    return show(q, number, UNDONE_ONES, 0, most, job);
 }
 
 int queue_open_large(struct queue *q, uint64_t number)

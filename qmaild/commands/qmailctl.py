@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from qmaild.commands import configuration, dumping, tracing
+from qmaild.queue.listing import whole_json
 from qmaild.runtime import controls, paths, people, running
 from qmaild.runtime.control_client import FORBIDDEN, MISSING, Reply, Unreachable, ask
 
@@ -170,17 +171,36 @@ def _queue_list(options: Any) -> int:
     found = 0
     for count, lines in _sweep("json" if options.json else "list", options.domain):
         found += count
-        if lines:
-            print(lines)
+        for line in lines.split("\n") if lines else ():
+            _print_listed(line)
     if not found and not options.json:
         where = f" for {options.domain}" if options.domain else ""
         print(f"The queue holds no messages{where}.")
     return 0
 
 
+def _print_listed(line: str) -> None:
+    if not line.isdigit():
+        print(line)
+    elif not (reply := _shown(line, True)).code:  # else it has just ended
+        print(reply.text)
+
+
 def _queue_show(options: Any) -> int:
-    form = ["json"] if options.json else []
-    return max([_print(ask("queue", "show", number, *form)) for number in options.numbers])
+    return max([_print(_shown(number, options.json)) for number in options.numbers])
+
+
+def _shown(number: str, is_json: bool) -> Reply:
+    """Ask for one slice of a message's recipients after the other."""
+    lines: list[str] = []
+    following = "0"
+    while not lines or following != "0":
+        reply = ask("queue", "show", number, following, *(["json"] if is_json else []))
+        if reply.code:
+            return reply
+        following, *more = reply.text.split("\n")
+        lines += more
+    return Reply(0, whole_json(lines[0], lines[1:]) if is_json else "\n".join(lines))
 
 
 def _queue_steer(options: Any) -> int:

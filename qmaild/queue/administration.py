@@ -1,8 +1,10 @@
 """The administrator's commands to the queue: words in, (exit code, text) out. Knows the store; not who asks.
 
-A queue may be a million messages deep, and the loop that answers here serves all others, too. So what is about many
-messages goes in slices: each answer begins with a line "NEXT COUNT", and the asker goes on after message NEXT until
-that is 0.
+A queue may be a million messages deep, and a message have a hundred thousand recipients, and the loop that answers here
+serves all others, too. So what is about many goes in slices. About messages each answer begins with a line "NEXT COUNT",
+and the asker goes on after message NEXT until that is 0; about one message's recipients it begins with a line "NEXT", and
+the asker goes on from recipient NEXT. In a list as JSON a line that is a number stands for a message with too many
+recipients for a line: the asker has it shown.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from qmaild.runtime import journal
 
 SLICE_SECONDS = 0.01  # of the loop's time for one answer: about a thousand lines
 SLICE_MESSAGES = 1000
+SLICE_RECIPIENTS = 500  # of one message, in one answer or in a list
 MAX_DOMAIN = 1000  # a longer one is no lane's
 
 Answer = tuple[int, bytes]
@@ -43,15 +46,21 @@ class Administration:
     # --- one message
 
     def _show(self, words: list[bytes]) -> Answer:
+        """NUMBER FROM [json]: recipients of a message from this index on; from 0 on the message itself stands before them."""
         try:
-            summary = self._store.summary(int(words[0]))
+            number, first = int(words[0]), int(words[1])
+            summary = self._store.summary(number, first, SLICE_RECIPIENTS)
         except (IndexError, ValueError):
-            return 100, b"show NUMBER [json]"
+            return 100, b"show NUMBER FROM [json]"
         except (OverflowError, StoreError) as error:
             return _not_there(words[0], error)
-        if words[1:] == [b"json"]:
-            return 0, listing.as_json(summary).encode()
-        return 0, "\n".join(listing.lines(summary)).encode()
+        is_json = words[2:] == [b"json"]
+        shown = len(summary.recipients)
+        lines = [str(first + shown if shown == SLICE_RECIPIENTS else 0)]
+        if not first:
+            lines.append(listing.json_head(summary) if is_json else listing.head(summary))
+        lines += map(listing.json_part if is_json else listing.part_line, summary.recipients)
+        return 0, "\n".join(lines).encode()
 
     def _retry(self, words: list[bytes]) -> Answer:
         if words == [b"all"]:
@@ -77,7 +86,7 @@ class Administration:
         return 0, b"message %b is deleted" % words[0]
 
     def _end(self, number: int) -> None:
-        sender = self._store.match(number, None).sender
+        sender = self._store.brief(number).sender
         self._store.end(number)
         journal.record(events.ENDED, message=number, sender=sender)
 
@@ -118,11 +127,15 @@ class Administration:
         """Return what to do with each message; a text is a line of the answer."""
         return {
             b"list": lambda number: listing.line(self._store.brief(number)),
-            b"json": lambda number: listing.as_json(self._store.summary(number)),
+            b"json": self._json,
             b"retry": lambda number: self._retry_at(number, domain),
             b"delete": lambda number: self._delete_at(number, domain),
             b"verify": self._verify,
         }
+
+    def _json(self, number: int) -> str:
+        summary = self._store.summary(number, most=SLICE_RECIPIENTS + 1)
+        return str(number) if len(summary.recipients) > SLICE_RECIPIENTS else listing.as_json(summary)
 
     def _retry_at(self, number: int, domain: bytes) -> None:
         if domain:

@@ -1,13 +1,16 @@
-"""The queue in words: one message's states as lines for people or as JSON. Knows summaries, not the store."""
+"""The queue in words: one message's states as lines for people or as JSON. Knows summaries, not the store.
+
+A message in words is a head and parts, one for each recipient, so that one with very many can be told in slices.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
-from typing import Any
+from collections.abc import Iterable
 
 from qmaild.message.dates import field_date
-from qmaild.queue.values import Brief, Summary
+from qmaild.queue.values import Brief, Part, Summary
 
 
 def shown(value: bytes) -> str:
@@ -18,19 +21,28 @@ def shown(value: bytes) -> str:
 
 def as_json(summary: Summary) -> str:
     """One message as one line of JSON."""
-    return json.dumps(_plain(summary))
+    return whole_json(json_head(summary), map(json_part, summary.recipients))
 
 
-def _plain(summary: Summary) -> dict[str, Any]:
-    return {
+def json_head(summary: Summary) -> str:
+    """One message without its recipients."""
+    return json.dumps({
         "number": summary.number, "birth": summary.birth / 1e6, "bytes": summary.size, "origin": shown(summary.origin),
         "sender": shown(summary.sender),
-        "recipients": [
-            {"index": part.index, "address": shown(part.address), "state": part.state, "lane": shown(part.lane),
-             "due": part.due / 1e6 if part.due > 0 else None, "note": shown(part.note)}
-            for part in summary.recipients
-        ],
-    }  # fmt: skip
+    })  # fmt: skip
+
+
+def json_part(part: Part) -> str:
+    """One recipient of a message."""
+    return json.dumps({
+        "index": part.index, "address": shown(part.address), "state": part.state, "lane": shown(part.lane),
+        "due": part.due / 1e6 if part.due > 0 else None, "note": shown(part.note),
+    })  # fmt: skip
+
+
+def whole_json(head: str, parts: Iterable[str]) -> str:
+    """Put together what json_head and json_part made of one message."""
+    return f'{head[:-1]}, "recipients": [{", ".join(parts)}]}}'
 
 
 def line(brief: Brief) -> str:
@@ -41,18 +53,18 @@ def line(brief: Brief) -> str:
     return f"{number}  {_when(birth)}  {size}  <{shown(sender)}>  {some or 'nobody left'}"
 
 
-def lines(summary: Summary) -> list[str]:
-    """One message with every recipient's state."""
-    found = [
-        f"message {summary.number}, {summary.size} bytes, accepted {_when(summary.birth)} ({shown(summary.origin)})",
-        f"reverse-path <{shown(summary.sender)}>",
-    ]
-    for part in summary.recipients:
-        where = f" in {shown(part.lane)}" if part.lane else ""
-        due = f", next attempt {_when(part.due)}" if part.state == "waiting" and part.due > 0 else ""
-        note = f": {shown(part.note)}" if part.note else ""
-        found.append(f"  {part.state:8} {shown(part.address)}{where}{due}{note}")
-    return found
+def head(summary: Summary) -> str:
+    """One message without its recipients, as lines."""
+    return (f"message {summary.number}, {summary.size} bytes, accepted {_when(summary.birth)} ({shown(summary.origin)})\n"
+            f"reverse-path <{shown(summary.sender)}>")  # fmt: skip
+
+
+def part_line(part: Part) -> str:
+    """One recipient of a message and its state, as one line."""
+    where = f" in {shown(part.lane)}" if part.lane else ""
+    due = f", next attempt {_when(part.due)}" if part.state == "waiting" and part.due > 0 else ""
+    note = f": {shown(part.note)}" if part.note else ""
+    return f"  {part.state:8} {shown(part.address)}{where}{due}{note}"
 
 
 def _when(microseconds: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from qmaild.queue.core import Core, counted, ffi, lib, numbers_of, octets, parts_of
 from qmaild.queue.values import Brief, Match, Part, Search, StoreError, Summary
 
+EVERYBODY = (1 << 32) - 1  # more recipients than a message can have
 SHOWN_PARTS = 200_000  # recipients looked at in one call of messages()
 BRIEF_RECIPIENTS = 3
 BRIEF_WORK = 4 << 20  # bytes read in one call of briefs(): milliseconds, for anybody may ask
@@ -21,7 +22,7 @@ class View(Core):
 
     def read(self, number: int) -> bytes:
         """Return the whole content. StoreError unknown, state (not durable yet, or it has a file), damaged, io."""
-        job = self._show(number)
+        job = self._head(number)
         if job.large:
             raise StoreError("state", f"message {number} has a file of its own")
         return bytes(ffi.buffer(job.record + job.content_offset, job.content_length))
@@ -30,19 +31,22 @@ class View(Core):
         """Return what stands before the file, and a read-only descriptor of it, the caller's to close."""
         descriptor = self._check(lib.queue_open_large(self._core, number))
         try:
-            job = self._show(number)
+            job = self._head(number)
         except StoreError:
             os.close(descriptor)
             raise
         return bytes(ffi.buffer(job.record + job.content_offset, job.content_length)), descriptor
 
-    def _show(self, number: int) -> Any:
-        self._check(lib.queue_show(self._core, number, self._job))
+    def _head(self, number: int) -> Any:
+        """Return the core's job without any recipients."""
+        self._check(lib.queue_glance(self._core, number, 0, self._job))
         return self._job
 
-    def summary(self, number: int) -> Summary:
-        """Return one message with every recipient's state. StoreError unknown, state, damaged, io."""
-        return _summary(self._show(number))
+    def summary(self, number: int, first: int = 0, most: int = EVERYBODY) -> Summary:
+        """Return one message with the states of its recipients from this index on, so many. StoreError unknown, state,
+        damaged, io."""
+        self._check(lib.queue_show_some(self._core, number, first, most, self._job))
+        return _summary(self._job)
 
     def messages(self, after: int, limit: int) -> list[Summary]:
         """Return up to limit messages with numbers above after, ascending; those that cannot be read are left out.
@@ -102,7 +106,7 @@ class View(Core):
     def match(self, number: int, search: Search | None) -> Match:
         """Return which undone recipients of this message are meant (None: all). StoreError unknown, state, damaged, io."""
         if search is None:
-            self._check(lib.queue_glance(self._core, number, ffi.cast("uint32_t", -1), self._job))
+            self._check(lib.queue_glance(self._core, number, EVERYBODY, self._job))
         else:
             sought = _Sought(search)
             self._check(lib.queue_match(self._core, number, sought.at, self._job))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,23 @@ from typing import Any
 import pytest
 
 from qmaild.control import events
-from qmaild.queue import administration
+from qmaild.queue import administration, listing
 from qmaild.queue.administration import Administration
 from qmaild.queue.commits import Commits
-from qmaild.queue.store import FRESH, RETRY
+from qmaild.queue.store import FRESH, RETRY, SEGMENT_BYTES
 
 from .store_client import FOREVER, Client
 
 LATER = 1 << 50
+MANY = 100_000
+MOST_SECONDS = 0.02  # of the processor's time for one answer; here it is a third of that
 
 
 class Office:
     """The commands beside a store. records: what went to the journal."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.client = Client(directory / "queue", segment_bytes=8 << 20)
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, segment_bytes: int = 8 << 20) -> None:
+        self.client = Client(directory / "queue", segment_bytes=segment_bytes)
         self.store = self.client.store
         self.loop = asyncio.SelectorEventLoop()
         self.woken = 0
@@ -55,6 +58,20 @@ class Office:
             slices += 1
             if after == "0":
                 return lines, count, slices
+
+    def shown(self, number: int, form: str = "text", seconds: list[float] | None = None) -> list[str]:
+        """All lines about one message, slice by slice; what each took of the processor's time is added to seconds."""
+        lines: list[str] = []
+        following = "0"
+        while not lines or following != "0":
+            begun = time.thread_time()
+            code, text = self.ask("show", str(number), following, form)
+            if seconds is not None:
+                seconds.append(time.thread_time() - begun)
+            assert code == 0
+            following, *more = text.split("\n")
+            lines += more
+        return lines
 
     def listed(self, domain: str) -> list[int]:
         lines, count, _ = self.sweep("list", domain)
@@ -87,6 +104,13 @@ class Office:
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
     made = Office(tmp_path, monkeypatch)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def large_office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+    made = Office(tmp_path, monkeypatch, SEGMENT_BYTES)
     yield made
     made.close()
 
@@ -151,6 +175,54 @@ def test_a_slice_ends_when_its_time_is_over(office: Office, monkeypatch: pytest.
     lines, _, slices = office.sweep("list", "y.test")
     assert [int(line.split()[0]) for line in lines] == numbers
     assert slices == 20
+
+
+def test_a_message_with_many_recipients_is_shown_in_slices(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(administration, "SLICE_RECIPIENTS", 4)
+    number = office.out(*[b"r%d@y.test" % index for index in range(8)])
+    office.store.fail(number, 1, b"first")
+    office.store.fail(number, 4, b"second")
+    office.store.done(number, [5])
+    head, *parts = office.shown(number)
+    assert head.startswith(f"message {number}, ") and parts[0] == "reverse-path <from@example>"
+    assert [part.split()[:3] for part in parts[1:]] == [
+        ["out", "r0@y.test"], ["failed", "r1@y.test:", "first"], ["out", "r2@y.test"], ["out", "r3@y.test"],
+        ["failed", "r4@y.test:", "second"], ["done", "r5@y.test"], ["out", "r6@y.test"], ["out", "r7@y.test"]]  # fmt: skip
+    head, *parts = office.shown(number, "json")
+    whole = json.loads(listing.whole_json(head, parts))
+    assert whole == json.loads(listing.as_json(office.store.summary(number)))
+    assert [part["index"] for part in whole["recipients"]] == list(range(8))
+
+
+def test_a_message_that_ends_while_it_is_shown_is_said_to_be_gone(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(administration, "SLICE_RECIPIENTS", 2)
+    number = office.new(b"a@y.test", b"b@y.test", b"c@y.test")
+    assert office.ask("show", str(number), "0")[1].startswith("2\n")
+    office.store.end(number)
+    assert office.ask("show", str(number), "2") == (1, f"no message {number} is in the queue")
+
+
+def test_a_message_with_too_many_recipients_for_a_line_is_a_number_in_a_list_as_json(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(administration, "SLICE_RECIPIENTS", 2)
+    office.new(b"a@y.test", b"b@y.test")
+    many = office.new(b"a@y.test", b"b@y.test", b"c@y.test")
+    lines, count, _ = office.sweep("json")
+    assert count == 2 and len(json.loads(lines[0])["recipients"]) == 2 and lines[1] == str(many)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_hundred_thousand_recipients_hold_the_loop_for_milliseconds_at_a_time(
+    large_office: Office, form: str
+) -> None:
+    office = large_office
+    number = office.out(*[b"recipient%d@y.test" % index for index in range(MANY)])
+    for index in range(0, MANY, 10):
+        office.store.fail(number, index, b"550 5.1.1 there is no such recipient here")
+    seconds: list[float] = []
+    assert len(office.shown(number, form, seconds)) == MANY + (1 if form == "json" else 2)
+    assert max(seconds) < MOST_SECONDS
 
 
 def test_a_domain_is_made_due_and_nothing_else(office: Office) -> None:
@@ -224,4 +296,4 @@ def test_a_wrong_call_is_told_the_right_one(office: Office, words: list[str]) ->
 @pytest.mark.parametrize("verb", ["show", "retry", "delete"])
 @pytest.mark.parametrize("number", ["99", str(1 << 64), "-1"])
 def test_a_message_that_is_not_there_is_said_so(office: Office, verb: str, number: str) -> None:
-    assert office.ask(verb, number) == (1, f"no message {number} is in the queue")
+    assert office.ask(verb, number, *["0"] * (verb == "show")) == (1, f"no message {number} is in the queue")

@@ -15,6 +15,7 @@ import pytest
 
 from qmaild.commands import configuration, qmailctl, tracing
 from qmaild.protocol import frames
+from qmaild.queue.administration import SLICE_RECIPIENTS
 from qmaild.queue.intake import MAX_TRACE
 from qmaild.runtime import paths, running
 from tests.unit.processes import Running
@@ -93,6 +94,21 @@ def test_a_long_queue_is_listed_whole_and_once(server: Server) -> None:
     assert [int(line.split()[0]) for line in out.splitlines()] == numbers
     _, out, _ = server.ctl("queue", "list", "--json")
     assert [json.loads(line)["number"] for line in out.splitlines()] == numbers
+
+
+@pytest.mark.parametrize("count", [2 * SLICE_RECIPIENTS, 2 * SLICE_RECIPIENTS + 1])
+def test_a_message_with_many_recipients_is_shown_whole(server: Server, count: int) -> None:
+    recipients = [b"r%d@y.example" % index for index in range(count)]
+    client = server.service.client("intake")
+    client.send(frames.Message(1, 0, b"uid 1", b"s@x.example", recipients, b"\nx\n", 0, 0))
+    number = client.receive()[0].number
+    server.accept(1)
+    _, out, _ = server.ctl("queue", "show", str(number))
+    assert [line.split() for line in out.splitlines()[2:]] == [["new", each.decode()] for each in recipients]
+    _, out, _ = server.ctl("queue", "show", "--json", str(number))
+    assert [each["address"].encode() for each in json.loads(out)["recipients"]] == recipients
+    _, out, _ = server.ctl("queue", "list", "--json")
+    assert [len(json.loads(line)["recipients"]) for line in out.splitlines()] == [count, 1]
 
 
 def test_a_domain_is_listed_retried_and_deleted(server: Server) -> None:

@@ -181,7 +181,7 @@ def test_a_deferral_is_kept_and_an_administrator_can_retry_it(queue: Running, se
     due = time.time_ns() // 1000 + 3_600_000_000
     send.send(frames.Deferred(number, b"remote:d.test", due, [0]))
     deadline = time.monotonic() + SECONDS
-    while "waiting" not in (shown := ask(queue, "show", str(number))[1]):
+    while "waiting" not in (shown := ask(queue, "show", str(number), "0")[1]):
         assert time.monotonic() < deadline, shown
     assert "remote:d.test" in shown and "c@d.test" in shown
     entry = json.loads(listed(queue, "json")[0])
@@ -383,13 +383,16 @@ def test_deleted_messages_are_gone_and_late_answers_about_them_harm_nothing(queu
     send.receive()
     assert ask(queue, "delete", str(number)) == (0, f"message {number} is deleted")
     send.send(frames.Deferred(number, b"local", 1, [0]), frames.Done(number, [0]), frames.Done(10**9, [3]))
-    assert ask(queue, "show", str(number))[0] == 1
+    assert ask(queue, "show", str(number), "0")[0] == 1
     other = accept(queue.client("intake"), b"e@f.test")
     assert send.receive().number == other
 
 
-@pytest.mark.parametrize("words", [["sweep"], ["sweep", "list", "x"], ["sweep", "list", "-1"],
-                         ["sweep", "dance", "0"], ["show"], ["show", "x"], ["retry"], ["delete", "x"], ["dance"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["sweep"], ["sweep", "list", "x"], ["sweep", "list", "-1"], ["sweep", "dance", "0"], ["show"], ["show", "x"],
+     ["show", "1"], ["show", "1", "x"], ["retry"], ["delete", "x"], ["dance"]],
+)  # fmt: skip
 def test_commands_called_wrongly_say_how(queue: Running, words: list[str]) -> None:
     code, text = ask(queue, *words)
     assert code == 100 and text

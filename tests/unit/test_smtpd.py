@@ -553,8 +553,8 @@ def test_with_the_queue_itself_what_was_accepted_survives_its_death(
         assert client.message(b"x\r\n", b"<a@b.test>", b"<c@d.test>")[:9] == b"451 4.3.0"
         with Running("queue", ["intake", "control"], place) as queue:
             control = queue.client("control")
-            control.send(frames.Command(1, [b"show", said.split()[-1], b"json"]))
+            control.send(frames.Command(1, [b"show", said.split()[-1], b"0", b"json"]))
             answer: Any = control.receive()[0]
-            shown = json.loads(answer.text)
+            shown = json.loads(answer.text.split(b"\n")[1])
             assert shown["bytes"] > 71 * lines
             assert client.message(b"x\r\n", b"<a@b.test>", b"<c@d.test>").startswith(b"250 2.0.0 ok ")
