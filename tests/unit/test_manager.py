@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from qmaild.protocol import frames
-from qmaild.queue import manager
+from qmaild.queue import answers, pacing
 from qmaild.queue.commits import Commits
-from qmaild.queue.manager import BATCH, LANE_MESSAGES, RETRY_BESIDE, RETRY_MESSAGES, RETRY_SHARE, Manager
+from qmaild.queue.manager import LANE_MESSAGES, Manager
+from qmaild.queue.pacing import BATCH, RETRY_BESIDE, RETRY_SHARE
 from qmaild.queue.store import FRESH, Store
 from qmaild.queue.values import StoreError
+from qmaild.queue.window import RETRY_MESSAGES
 from qmaild.runtime.channel import Channel
 
 NOW = 1_000_000_000
@@ -124,7 +126,7 @@ def test_what_was_deferred_has_a_part_of_the_window_and_new_messages_the_rest(ho
 def test_while_new_messages_come_what_was_deferred_has_a_small_part_of_each_look(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager, "BESIDE_SECONDS", SECONDS)
+    monkeypatch.setattr(pacing, "BESIDE_SECONDS", SECONDS)
     old = set(house.deferred(*[b"lane %d" % (n % 100) for n in range(200)]))
     new = set(house.add(1500))
     house.settle()
@@ -137,7 +139,7 @@ def test_while_new_messages_come_what_was_deferred_has_a_small_part_of_each_look
 
 
 def test_a_new_message_waits_for_no_turn_of_what_was_deferred(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "PACE_SECONDS", 10 * SECONDS)
+    monkeypatch.setattr(pacing, "PACE_SECONDS", 10 * SECONDS)
     old = house.deferred(*[b"lane %d" % n for n in range(RETRY_SHARE + 10)])
     house.manager.wake()
     house.until(lambda: len(house.handed) == RETRY_SHARE)
@@ -203,7 +205,7 @@ def test_a_partial_answer_makes_room_in_its_lane(house: House) -> None:
 def test_an_answer_that_cannot_be_recorded_is_recorded_later(
     house: House, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    monkeypatch.setattr(manager, "RECORD_SECONDS", 0.05)
+    monkeypatch.setattr(answers, "RECORD_SECONDS", 0.05)
     served, waits = house.add(2)
     house.commits.kick()
     house.until(lambda: len(house.handed) == 2)

@@ -11,7 +11,8 @@ import pytest
 
 from qmaild.protocol import frames, netstring
 from qmaild.queue.commits import Commits
-from qmaild.queue.manager import PACE_SECONDS, Manager
+from qmaild.queue.manager import Manager
+from qmaild.queue.pacing import PACE_SECONDS
 
 from .store_client import Client
 
