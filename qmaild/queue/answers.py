@@ -69,6 +69,16 @@ class Answers:
             return  # ended meanwhile
         self._wake()
 
+    def give_back_later(self, number: int, seconds: float) -> None:
+        """The same, but not before send has answered all that it has of the message: that is not to come twice."""
+        self._loop.call_later(seconds, self._give_back_alone, number, seconds)
+
+    def _give_back_alone(self, number: int, seconds: float) -> None:
+        if number in self._window:
+            self.give_back_later(number, seconds)
+        else:
+            self.give_back(number)
+
     def _record(self, handler: Callable[[Any], None], frame: Any) -> None:
         try:
             handler(frame)
@@ -119,7 +129,7 @@ class Answers:
                                      recipients=frame.recipients, content=frame.content, ends=frame.number)  # fmt: skip
         except StoreError:
             # No room for the bounce: the message stays as it is and is finished later.
-            self._loop.call_later(NO_ROOM_SECONDS, self.give_back, frame.number)
+            self.give_back_later(frame.number, NO_ROOM_SECONDS)
             self._settle(frame.number, EVERYBODY)
             return
         self._commits.wait(lambda is_durable: self._bounced(frame.number, number, is_durable))

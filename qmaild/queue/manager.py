@@ -166,7 +166,7 @@ class Manager:
             frame, descriptor = frame_of(self._store, job, self._believed)
         except (OSError, StoreError) as error:  # no descriptor or memory for it now: it is due again soon
             self.on_trouble(f"{job.number} cannot be handed out: {error}")
-            self._loop.call_later(TROUBLE_SECONDS, self._answers.give_back, job.number)
+            self._answers.give_back_later(job.number, TROUBLE_SECONDS)
             return
         self._window.add(job.number, len(job.recipients), len(job.content or frame.content), is_retry)
         self._channel.send(frame, descriptor)

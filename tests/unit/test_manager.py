@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qmaild.protocol import frames
-from qmaild.queue import answers, pacing
+from qmaild.queue import answers, manager, pacing
 from qmaild.queue.commits import Commits
 from qmaild.queue.manager import LANE_MESSAGES, Manager
 from qmaild.queue.pacing import BATCH, RETRY_BESIDE, RETRY_SHARE
@@ -21,6 +21,8 @@ from qmaild.queue.store import FRESH, Store
 from qmaild.queue.values import StoreError
 from qmaild.queue.window import RETRY_MESSAGES
 from qmaild.runtime.channel import Channel
+
+from .processes import no_descriptor_free
 
 NOW = 1_000_000_000
 SECONDS = 30.0
@@ -199,6 +201,28 @@ def test_a_partial_answer_makes_room_in_its_lane(house: House) -> None:
     house.answer(frames.Done(both, [0]))
     house.until(lambda: len(house.handed) == 2)
     assert house.manager.outstanding == 2
+
+
+def test_what_cannot_be_handed_out_brings_nothing_back_that_send_has(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "TROUBLE_SECONDS", 0.05)
+    both = house.store.add(birth=1, flags=0, origin=b"", sender=b"", recipients=[b"a@x.test", b"b@y.test"],
+                           content=bytes(frames.INLINE_BYTES + 1))  # fmt: skip
+    house.settle()
+    house.store.defer(both, b"remote:x.test", NOW - 1, [0])
+    house.store.defer(both, b"remote:y.test", NOW + 10**9, [1])
+    house.manager.wake()
+    house.until(lambda: house.handed == [both])
+    troubles: list[str] = []
+    house.manager.on_trouble = troubles.append
+    with no_descriptor_free(os.getpid()):
+        house.store.retry(both)
+        house.manager.wake()
+        house.until(lambda: bool(troubles))
+    house.quiet()
+    assert house.handed == [both], "its other recipient is still at send"
+    house.answer(frames.Done(both, [0]))
+    house.until(lambda: house.handed == [both, both])
+    assert house.store.is_out(both, 1)
 
 
 @pytest.mark.parametrize("reason", ["memory", "io"])
