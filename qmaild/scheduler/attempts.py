@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from qmaild.control import events
 from qmaild.policy import retry
 from qmaild.protocol import frames
-from qmaild.scheduler.lanes import Lane
+from qmaild.scheduler.channels import Lane
 from qmaild.scheduler.moves import Record
 from qmaild.scheduler.verdicts import OUTCOMES, Verdict
 
