@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qmaild.runtime import units
-from qmaild.runtime.supervisor import Listener, StartError, Supervisor, listen, python
+from qmaild.runtime.listening import Listener, StartError, listen
+from qmaild.runtime.supervisor import Supervisor, python
 from qmaild.runtime.units import SocketUnit, UnitError
 
 TREE = Path(__file__).resolve().parents[2]  # what `import qmaild` finds

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from qmaild.protocol import frames
 from qmaild.runtime import journal
 from qmaild.runtime.channel import Channel
+from qmaild.runtime.spawner import Spawner
 
 MAX_CHILDREN = 64
 IDLE_SECONDS = 30.0  # then a child is closed, so that everything can go to rest
@@ -24,9 +24,6 @@ SWEEP_SECONDS = 5.0
 MAX_ANSWER = 8 << 20  # one frame of a child: the longest list of forwards
 MAX_OUTSTANDING = 1000  # of one child
 CROWDED_SECONDS = 60.0  # a question that its child has no room for is given up after this: others wait for its place
-SPAWN_IDLE_SECONDS = 5.0  # rule 11: only the client closes
-_REQUEST = struct.Struct("!II")
-_VERSION = 1
 
 Answered = Callable[[Any], None]
 
@@ -83,14 +80,12 @@ class Children:
         window: int = MAX_OUTSTANDING,
     ) -> None:  # fmt: skip
         self._loop = loop
-        self._path = path
         self._patience = patience
         self._limit = limit
         self._window = window
         self._children: dict[int, _Child] = {}  # least recently used first
         self._held: deque[tuple[int, _Question]] = deque()  # for uids that have to wait for a place
-        self._spawner: socket.socket | None = None
-        self._spawner_used = 0.0
+        self._spawner = Spawner(loop, path)
         self._tag = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -136,7 +131,7 @@ class Children:
         for child in list(self._children.values()):
             if child.channel:
                 child.channel.close()
-        self._close_spawner()
+        self._spawner.close()
         if self._sweeper:
             self._sweeper.cancel()
             self._sweeper = None
@@ -191,30 +186,10 @@ class Children:
             journal.note(journal.WARNING, f"no deliverer for uid {uid}: {error.strerror}")
             return None
         with theirs:
-            if self._request(uid, theirs):
+            if self._spawner.request(uid, theirs):
                 return Channel(self._loop, ours, self._answer, self._lost, MAX_ANSWER)
         ours.close()
         return None
-
-    def _request(self, uid: int, end: socket.socket) -> bool:
-        """Ask spawn for a child at this end of the pair. A spawner that was restarted is connected to anew."""
-        self._spawner_used = self._loop.time()
-        for _ in range(2):
-            try:
-                if self._spawner is None:
-                    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-                    self._spawner = sock
-                    sock.connect(self._path)
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", end.fileno()))]
-                return self._spawner.sendmsg([_REQUEST.pack(_VERSION, uid)], rights, socket.MSG_NOSIGNAL) == _REQUEST.size
-            except OSError:
-                self._close_spawner()
-        return False
-
-    def _close_spawner(self) -> None:
-        if self._spawner:
-            self._spawner.close()
-            self._spawner = None
 
     def _answer(self, channel: Channel, frame: Any, descriptor: int) -> None:
         child: _Child = channel.state
@@ -267,7 +242,6 @@ class Children:
             self._give_up(child, now - CROWDED_SECONDS)
             if child.channel and silent >= (self._patience if child.waiting else IDLE_SECONDS):
                 child.channel.close()
-        if self._spawner and now - self._spawner_used >= SPAWN_IDLE_SECONDS:
-            self._close_spawner()
-        busy = self._children or self._spawner
+        self._spawner.rest()
+        busy = self._children or self._spawner.is_connected
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep) if busy else None

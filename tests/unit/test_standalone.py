@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from qmaild.commands import standalone as standalone_module
-from qmaild.runtime import supervisor, units
+from qmaild.runtime import listening, supervisor, units
 from qmaild.runtime.units import Program, SocketUnit, UnitError
 
 TREE = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ class Running:
                 file.write(text + "\n")
 
         boss = supervisor.Supervisor(
-            self.folder / "tree", [program], supervisor.listen(sockets, self.folder / "run", {}),
+            self.folder / "tree", [program], listening.listen(sockets, self.folder / "run", {}),
             {"PATH": "/usr/bin:/bin"}, self.folder / "state", say,
         )  # fmt: skip
 
@@ -161,8 +161,8 @@ def test_a_wanted_service_starts_without_a_connection(tmp_path: Path) -> None:
 
 
 def test_a_socket_path_that_is_too_long_is_refused_with_its_limit(tmp_path: Path) -> None:
-    with pytest.raises(supervisor.StartError, match="107 bytes"):
-        supervisor.listen([SocketUnit("door", "echo", 0, "x" * 110, 0o600, 1)], tmp_path, {})
+    with pytest.raises(listening.StartError, match="107 bytes"):
+        listening.listen([SocketUnit("door", "echo", 0, "x" * 110, 0o600, 1)], tmp_path, {})
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(supervisor.StartError, match=f"smtp at 127.0.0.1 port {port}: Address already"):
-            supervisor.listen([SocketUnit("smtp", "smtpd", 25, "", 0o666, 1)], tmp_path, {"smtp": (port,)})
+        with pytest.raises(listening.StartError, match=f"smtp at 127.0.0.1 port {port}: Address already"):
+            listening.listen([SocketUnit("smtp", "smtpd", 25, "", 0o666, 1)], tmp_path, {"smtp": (port,)})
 
 
 def test_of_several_ports_the_first_that_is_free_is_taken(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_of_several_ports_the_first_that_is_free_is_taken(tmp_path: Path) -> Non
         taken.listen()
         port = taken.getsockname()[1]
         unit = SocketUnit("smtp", "smtpd", 25, "", 0o666, 1)
-        ((listener,),) = supervisor.listen([unit], tmp_path, {"smtp": (port, 0)}).values()
+        ((listener,),) = listening.listen([unit], tmp_path, {"smtp": (port, 0)}).values()
         with listener.sock:
             assert listener.sock.getsockname()[1] not in (0, port)
 
