@@ -14,6 +14,7 @@ from typing import Any
 
 from qmaild.control.settings import Settings
 from qmaild.delivery.orders import Report, Work
+from qmaild.delivery.places import Idle, Place
 from qmaild.delivery.smtp import Connection, Content, Where
 from qmaild.protocol import frames
 from qmaild.protocol.smtp_transaction import Result, Transaction
@@ -25,18 +26,6 @@ HOSTS_TRIED = 5  # addresses whose greeting refused us, for one order
 SWEEP_SECONDS = 1.0
 
 Ask = Callable[..., int]
-
-
-class _Place:
-    """A connection in use or idle, and the order it serves."""
-
-    __slots__ = ("connection", "is_stale", "lane", "work")
-
-    def __init__(self, lane: bytes, work: Work) -> None:
-        self.lane = lane
-        self.work: Work | None = work
-        self.is_stale = False  # the server had left before it saw the transaction
-        self.connection: Connection | None = None
 
 
 def question_of(lane: bytes) -> tuple[bytes, bytes]:
@@ -52,9 +41,8 @@ class Lanes:
         self._loop = loop
         self._ask = ask
         self._settings = settings
-        self._places: dict[Connection, _Place] = {}
-        self._idle: dict[bytes, list[_Place]] = {}
-        self._idle_count = 0
+        self._places: dict[Connection, Place] = {}
+        self._idle = Idle()
         self._works: dict[Any, set[Work]] = {}
         self._dialing = 0
         self._sweeping = False
@@ -68,7 +56,7 @@ class Lanes:
     @property
     def idle(self) -> int:
         """Sessions that wait for an order."""
-        return self._idle_count
+        return len(self._idle)
 
     @property
     def orders(self) -> int:
@@ -98,25 +86,22 @@ class Lanes:
     def stop(self) -> None:
         """Say goodbye on every connection, now or when its order has ended."""
         self._is_stopping = True
-        for places in list(self._idle.values()):
-            for place in list(places):
-                self._quit(place)
+        for place in self._idle.all():
+            self._quit(place)
 
     def _find_connection(self, work: Work) -> None:
         lane = work.order.lane.lower()
-        places = self._idle.get(lane)
-        if places:
-            place = places[-1]  # the one used last: the others may end
-            self._leave_idle(place)
+        place = self._idle.take(lane)
+        if place:
             place.work = work
             work.place = place
             self._next(place)
             return
         if self.connections >= max(1, self._settings().concurrencyremote) * 2:
-            if not self._idle_count:
+            if not self._idle:
                 self._refuse(work, b"4.3.2", b"Too many connections are open.")
                 return
-            self._quit(next(iter(self._idle.values()))[0])
+            self._quit(self._idle.first())
         self._dial(work, lane)
 
     def _dial(self, work: Work, lane: bytes) -> None:
@@ -133,7 +118,7 @@ class Lanes:
                 self._finish(work)
                 return
             where = Where(frame.protocol, frame.host, frame.address, frame.port, bool(frame.more))
-            place = _Place(lane, work)
+            place = Place(lane, work)
             settings = self._settings()
             try:
                 sock = socket.socket(fileno=descriptor)
@@ -162,7 +147,7 @@ class Lanes:
         else:
             connection.drop()
 
-    def _next(self, place: _Place) -> None:
+    def _next(self, place: Place) -> None:
         """Begin a transaction for the order's next recipients."""
         work, connection = place.work, place.connection
         if not work or not connection:
@@ -198,7 +183,7 @@ class Lanes:
 
     def closed(self, connection: Connection) -> None:
         place = self._places.pop(connection)
-        self._leave_idle(place)
+        self._idle.leave(place)
         work, session = place.work, connection.session
         if not work:
             return
@@ -229,7 +214,7 @@ class Lanes:
             return
         work.report(work.answer())
 
-    def _keep(self, place: _Place) -> None:
+    def _keep(self, place: Place) -> None:
         """Let the connection wait for the next order of its lane."""
         connection = place.connection
         if not connection or not connection.is_open:
@@ -237,23 +222,14 @@ class Lanes:
         if (
             self._is_stopping
             or connection.session.transactions >= TRANSACTIONS
-            or self._idle_count >= IDLE_CONNECTIONS
+            or len(self._idle) >= IDLE_CONNECTIONS
         ):
             connection.quit()
             return
         connection.deadline = self._loop.time() + IDLE_SECONDS
-        self._idle.setdefault(place.lane, []).append(place)
-        self._idle_count += 1
+        self._idle.keep(place)
 
-    def _leave_idle(self, place: _Place) -> None:
-        places = self._idle.get(place.lane)
-        if places and place in places:
-            places.remove(place)
-            self._idle_count -= 1
-            if not places:
-                del self._idle[place.lane]
-
-    def _quit(self, place: _Place) -> None:
+    def _quit(self, place: Place) -> None:
         if place.connection:
             place.connection.quit()
 
