@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
 import signal
@@ -19,11 +18,10 @@ from typing import Any
 
 from qmaild.protocol import frames
 from qmaild.runtime import controls, journal, strangers
+from qmaild.runtime.accepting import Acceptors
 from qmaild.runtime.channel import Channel, OnFrame
 from systemd import daemon
 
-ACCEPTS_A_TICK = 64  # one wake-up takes what waits, but no flood keeps the loop from its other work
-REST_SECONDS = 1.0  # before connections are taken again after that could not be done
 HELLO_SECONDS = 5.0  # every client of ours says it at once
 IDLE_CHECK_SECONDS = 1.0
 STOP_SECONDS = 5.0  # a stop that takes longer keeps connecting peers waiting (nobody accepts meanwhile)
@@ -53,7 +51,7 @@ class Service:
         self.on_exit: Callable[[], None] = lambda: None
         self._partings: set[Channel] = set()  # connections whose client is told that we stop, and then closes them
         self._silent: dict[Channel, float] = {}  # connections that have not said Hello, and since when
-        self._acceptors: list[tuple[socket.socket, Callable[[socket.socket], None]]] = []
+        self._acceptors = Acceptors(loop, self.touch)
         self.stop_seconds = STOP_SECONDS  # doors let a message under way end; below the unit's TimeoutStopSec=
         self.idle_since = time.monotonic()
         self._stop_by = 0.0
@@ -66,8 +64,7 @@ class Service:
     def accept(self, name: str, made: Callable[[socket.socket], None]) -> None:
         """Call made(sock) for each connection to the handed-in sockets called `name` (FileDescriptorName=)."""
         for listener in self.listeners.get(name, []):
-            self._acceptors.append((listener, made))
-            self.loop.add_reader(listener.fileno(), self._accept, listener, made)
+            self._acceptors.add(listener, made)
 
     def serve(self, name: str, on_frame: OnFrame, on_close: Callable[[Channel], None] | None = None,
               on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME,
@@ -115,10 +112,6 @@ class Service:
 
         self.accept(name, made)
 
-    def stop_accepting(self) -> None:
-        for listener, _ in self._acceptors:
-            self.loop.remove_reader(listener.fileno())
-
     def touch(self) -> None:
         """Work was done: the idle clock starts again."""
         self.idle_since = time.monotonic()
@@ -130,7 +123,7 @@ class Service:
         self.is_stopping = True
         self._stop_by = time.monotonic() + self.stop_seconds
         self._notify("STOPPING=1")
-        self.stop_accepting()
+        self._acceptors.close()
         for channel in list(self._partings):
             self._say_leaving(channel)
         self.on_stop()
@@ -146,34 +139,6 @@ class Service:
         else:
             self.loop.call_later(0.05, self._until_stopped)
 
-    def _accept(self, listener: socket.socket, made: Callable[[socket.socket], None]) -> int:
-        taken = 0
-        for _ in range(ACCEPTS_A_TICK):
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ECONNABORTED:  # that one is gone, the next may be there
-                    self._rest(listener, made, error)
-                break
-            taken += 1
-            made(sock)
-        if taken:
-            self.touch()
-        return taken
-
-    def _rest(self, listener: socket.socket, made: Callable[[socket.socket], None], error: OSError) -> None:
-        """No descriptor or memory is free: what waits, waits; asking at once again would take the time of all others."""
-        journal.note(journal.WARNING, f"cannot accept a connection: {error.strerror}")
-        self.loop.remove_reader(listener.fileno())
-
-        def again() -> None:
-            if not self.is_stopping:
-                self.loop.add_reader(listener.fileno(), self._accept, listener, made)
-
-        self.loop.call_later(REST_SECONDS, again)
-
     def _notify(self, text: str) -> None:
         if self._systemd:
             with contextlib.suppress(OSError):  # systemd is busy: the next one comes in a second
@@ -183,17 +148,16 @@ class Service:
         """Feed the watchdog, show the status, leave when idle. Run by the loop itself, so a stuck loop is noticed."""
         self._notify(f"WATCHDOG=1\nSTATUS={self.status()}")
         self._cut_off_silent()
-        limit = self.settings.idleexit
         if self.connections or self.channels or self.is_busy():
             self.touch()
-        elif limit and time.monotonic() - self.idle_since >= limit and not self.is_stopping and not self._take_waiting():
+        elif self._has_rested() and not self.is_stopping and not self._acceptors.take_waiting():
             self.stop()
             return
         self.loop.call_later(IDLE_CHECK_SECONDS, self._tick)
 
-    def _take_waiting(self) -> bool:
-        """Take the connections that wait at this moment, rather than leave them to a fresh start; whether there were any."""
-        return any([self._accept(listener, made) for listener, made in self._acceptors])
+    def _has_rested(self) -> bool:
+        limit = self.settings.idleexit
+        return bool(limit) and time.monotonic() - self.idle_since >= limit
 
     def _cut_off_silent(self) -> None:
         """End connections whose Hello does not come: they would keep us from leaving. A paused one waits for us."""
