@@ -7,7 +7,7 @@ NEED = packaging/need
 RUN_PACKAGES = gcc libc6-dev python3-dev python3-cffi python3-setuptools \
 	python3-aiosmtpd python3-dnspython python3-systemd
 TEST_PACKAGES = $(RUN_PACKAGES) e2fsprogs git iproute2 mmdebstrap mount mypy python3-hypothesis python3-pytest python3-venv \
-	strace systemd systemd-container util-linux
+	strace systemd systemd-container tinycdb util-linux
 DEB_PACKAGES = build-essential debhelper dh-python fakeroot git pybuild-plugin-pyproject \
 	python3-all-dev $(filter python3-%,$(RUN_PACKAGES))
 RUFF = build/ruff/bin/ruff
