@@ -108,7 +108,9 @@ def control_page() -> str:
             f".TP\n.B {escape(name)}\n{escape(row.doc)}\n"
             f"Form: {escape(FORMS[row.kind])}. Default: {escape(default)}. Read by {escape(readers)}.\n"
         )
-    parts.append(".SH SEE ALSO\n.BR qmaild (7),\n.BR qmailctl (8)\n")
+    for name, text in settings.COMPANIONS.items():
+        parts.append(f".TP\n.BR {escape(name)}\n{escape(text)}\n")
+    parts.append(".SH SEE ALSO\n.BR qmaild (7),\n.BR qmailctl (8),\n.BR qmail\\-newmrh (8)\n")
     return "".join(parts)
 
 

@@ -1,26 +1,39 @@
-"""`qmaild COMMAND ...`: the programs that are not services. Knows their names."""
+"""`qmaild COMMAND ...`, and the programs that have a name of their own: by that name, or as `qmaild NAME ...`.
+
+A link to `qmaild` (or, which is faster, to the package's libexec/qmaild/program) that is named like one of PROGRAMS is that
+program. Each has a module with main(arguments) -> exit status, of which nothing is loaded before its turn.
+"""
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 COMMANDS = {
     "standalone": ("qmaild.commands.standalone", "run the whole server below one directory, without systemd"),
     "ctl": ("qmaild.commands.qmailctl", "qmailctl: look at the server and steer it"),
 }
+PROGRAMS = {
+    "maildirmake": ("qmaild.commands.maildirmake", "make a maildir"),
+    "qmail-newmrh": ("qmaild.commands.qmail_newmrh", "make control/morercpthosts.cdb of control/morercpthosts"),
+    "qmail-newu": ("qmaild.commands.qmail_newu", "make users/cdb of users/assign"),
+    "qmail-pw2u": ("qmaild.commands.qmail_pw2u", "make lines of users/assign from a passwd file"),
+    "tcprules": ("qmaild.commands.tcprules", "make a cdb of client rules"),
+}
 
 
 def main() -> int:
-    """Run one command. Exit status: the command's, 100 when it is not one of ours."""
-    name, *arguments = sys.argv[1:] or [""]
-    if name in COMMANDS:
-        command = importlib.import_module(COMMANDS[name][0])
-        result: int = command.main(arguments)
+    """Run one of them. Exit status: its own, 100 when it is not one of ours."""
+    name, arguments = sys.argv[0].rpartition("/")[2], sys.argv[1:]
+    if name not in PROGRAMS:
+        name, *arguments = arguments or [""]
+    known = COMMANDS | PROGRAMS
+    if name in known:
+        module = __import__(known[name][0], fromlist=["main"])
+        result: int = module.main(arguments)
         return result
     print("usage: qmaild COMMAND ...\n", file=sys.stderr)
-    for known, (_, text) in COMMANDS.items():
-        print(f"  {known:<12}{text}", file=sys.stderr)
+    for command, (_, text) in known.items():
+        print(f"  {command:<14}{text}", file=sys.stderr)
     return 0 if name in ("-h", "--help") else 100
 
 

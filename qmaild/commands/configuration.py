@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from qmaild.control.settings import TABLE, Settings, parse
+from qmaild.control.settings import COMPANIONS, TABLE, Settings, parse
 from qmaild.runtime import controls, paths
 
 MIN_USER = 1000  # below are accounts of the system: they receive nothing unless listed (rule 1)
@@ -59,7 +59,7 @@ def unknown_files() -> list[str]:
         names = sorted(os.listdir(paths.CONTROL))
     except OSError:
         return []
-    return [name for name in names if name not in TABLE and not name.startswith(".")]
+    return [name for name in names if name not in TABLE and name not in COMPANIONS and not name.startswith(".")]
 
 
 def show(as_json: bool) -> int:

@@ -69,8 +69,8 @@ class Settings:
     envnoathost: bytes = setting(kinds.host, _me, "send smtpd inject", "Added to recipients without @.", "me")
     # --- the SMTP server
     rcpthosts: frozenset[bytes] | None = setting(kinds.names, None, "smtpd",
-        "Domains accepted from strangers, .suffix for subdomains. Differs: when it is missing, locals and "
-        "virtualdomains are accepted and nothing else.", "locals and virtualdomains")  # fmt: skip
+        "Domains accepted from strangers, .suffix for subdomains; morercpthosts.cdb goes on with them. Differs: when it is "
+        "missing, locals and virtualdomains are accepted and nothing else.", "locals and virtualdomains")  # fmt: skip
     relayclients: tuple[Network, ...] = setting(kinds.networks,
         lambda settings: kinds.networks(b"127.0.0.0/8\n::1\n"), "smtpd",
         "Client networks that may send to any domain (qmail's RELAYCLIENT).", "127.0.0.0/8 and ::1")  # fmt: skip
@@ -129,6 +129,14 @@ class Settings:
     # --- every service
     idleexit: int = setting(kinds.integer, 60, "*", "Seconds without work after which a service exits; 0 is never.")
 
+
+# Files beside the settings: no service takes one for a setting, and none is a misspelt name.
+COMPANIONS = {
+    "morercpthosts": "More domains for rcpthosts, as many as there are. It counts once qmail-newmrh(8) has made "
+        "morercpthosts.cdb of it.",
+    "morercpthosts.cdb": "What qmail-newmrh(8) makes. It is looked at if rcpthosts is there and does not have the domain; a new "
+        "one counts at once. While it cannot be read, a recipient it may be about is told to come again. Read by qmaild-smtpd.",
+}  # fmt: skip
 
 TABLE: dict[str, Row] = {field.name: field.metadata["row"] for field in dataclasses.fields(Settings)}
 

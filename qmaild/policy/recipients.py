@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from qmaild.control.settings import Settings
 from qmaild.policy.domains import suffixes
@@ -52,10 +53,25 @@ def _virtual(address: bytes, domain: bytes, table: dict[bytes, bytes]) -> bytes:
     return b""
 
 
-def is_ours(domain: bytes, settings: Settings) -> bool:
-    """Return whether a stranger may send to this domain (rcpthosts, or without it what is delivered here)."""
+MAX_DOMAIN = 255  # RFC 1035 2.3.4: a longer name is no domain's, and each of its dots would cost a look
+
+More = Callable[[bytes], bool]
+
+
+def nothing_more(key: bytes) -> bool:
+    return False
+
+
+def is_ours(domain: bytes, settings: Settings, is_listed: More = nothing_more) -> bool:
+    """Return whether a stranger may send to this domain (rcpthosts, or without it what is delivered here).
+
+    is_listed: whether morercpthosts.cdb has this name or .suffix. It goes on where rcpthosts ends, and is nothing without it.
+    """
     if settings.rcpthosts is not None:
-        return matches(domain, settings.rcpthosts)
+        if matches(domain, settings.rcpthosts):
+            return True
+        lowered = domain.lower()
+        return len(domain) <= MAX_DOMAIN and (is_listed(lowered) or any(map(is_listed, suffixes(lowered))))
     lowered = domain.lower()
     if lowered in settings.locals:
         return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from qmaild.control.cdb import CdbError
 from qmaild.control.settings import Settings
 from qmaild.policy import recipients
 from qmaild.protocol import frames
@@ -26,6 +27,7 @@ NO_RELAY = Reply(553, b"5.7.1", b"sorry, that domain isn't in my list of allowed
 TOO_MANY_RECIPIENTS = Reply(452, b"4.5.3", b"too many recipients")
 NO_SUCH_USER = Reply(550, b"5.1.1", b"sorry, no mailbox here by that name")
 CANNOT_LOOK_UP = Reply(451, b"4.3.0", b"recipients cannot be checked now, try again later")
+CANNOT_READ = Reply(451, b"4.3.0", b"my list of allowed rcpthosts cannot be read now, try again later")
 LOOPING = Reply(554, b"5.4.6", b"too many hops, this message is looping")
 BARE_LINE_END = Reply(550, b"5.5.2", b"CR and LF stand alone in this message, see RFC 5321 2.3.8")
 LOST_QUEUE = Reply(451, b"4.3.0", b"the queue cannot be reached, try again later")
@@ -76,9 +78,22 @@ def own_literal(settings: Settings, address: bytes, own_address: bytes) -> bytes
 
 
 def recipient(
-    settings: Settings, may_relay: bool, reverse_path: bytes, address: bytes, tried: int
-) -> Reply | Question:
-    """Return the reply to RCPT, or what must be known for it. tried: RCPTs of this transaction so far."""
+    settings: Settings, may_relay: bool, reverse_path: bytes, address: bytes, tried: int,
+    is_listed: recipients.More = recipients.nothing_more,
+) -> Reply | Question:  # fmt: skip
+    """Return the reply to RCPT, or what must be known for it. tried: RCPTs of this transaction so far.
+
+    is_listed: whether morercpthosts.cdb has a key; CdbError if that cannot be told.
+    """
+    try:
+        return _recipient(settings, may_relay, reverse_path, address, tried, is_listed)
+    except CdbError:
+        return CANNOT_READ
+
+
+def _recipient(
+    settings: Settings, may_relay: bool, reverse_path: bytes, address: bytes, tried: int, is_listed: recipients.More,
+) -> Reply | Question:  # fmt: skip
     if tried >= settings.maxrecipients:
         return TOO_MANY_RECIPIENTS
     if is_bad_sender(settings, reverse_path):
@@ -86,11 +101,11 @@ def recipient(
     target = recipients.rewrite(address, settings)
     if target.is_local:
         # Locals without rcpthosts' leave are for relay clients only, as in qmail.
-        if not may_relay and b"@" in address and not recipients.is_ours(_domain(address), settings):
+        if not may_relay and b"@" in address and not recipients.is_ours(_domain(address), settings, is_listed):
             return NO_RELAY
         return Question(target.address)
     # Differs: what percenthack leads to is checked as well, so that it opens no relay.
-    if may_relay or all(recipients.is_ours(each, settings) for each in (_domain(address), target.domain)):
+    if may_relay or all(recipients.is_ours(each, settings, is_listed) for each in (_domain(address), target.domain)):
         return replies.RECIPIENT_OK
     return NO_RELAY
 

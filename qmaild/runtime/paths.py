@@ -8,13 +8,15 @@ CONTROL = os.environ.get("QMAILD_CONTROL", "/etc/qmaild/control")
 RUN = os.environ.get("QMAILD_RUN", "/run/qmaild")
 ALIASES = os.environ.get("QMAILD_ALIASES", "/etc/aliases")
 STANDALONE = os.environ.get("QMAILD_STANDALONE", "")  # the directory of `qmaild standalone DIR`; empty under systemd
+# Of users/assign and its kin; DIR/users is the list of a standalone tree's accounts.
+USERS = os.environ.get("QMAILD_USERS") or (f"{STANDALONE}/assigned" if STANDALONE else "/etc/qmaild/users")
 
 
 def use_standalone(directory: str) -> None:
     """Take the places of the standalone tree below `directory`, as its services do (commands/standalone.py)."""
-    global CONTROL, RUN, ALIASES, STANDALONE
+    global CONTROL, RUN, ALIASES, STANDALONE, USERS
     CONTROL, RUN, ALIASES = f"{directory}/control", f"{directory}/run", f"{directory}/aliases"
-    STANDALONE = directory
+    STANDALONE, USERS = directory, f"{directory}/assigned"
 
 
 def socket_of(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Where a local part leads on this machine: an entry of /etc/aliases, an account's mailbox, or the alias user's."""
+"""Where a local part leads on this machine: an entry of /etc/aliases, the mailbox that users/assign or an account's name says,
+or the alias user's."""
 
 from __future__ import annotations
 
@@ -7,10 +8,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from qmaild.control.cdb import CdbError
 from qmaild.control.settings import Settings
 from qmaild.policy import aliases, users
+from qmaild.policy.assign import Assigned, Assignments
 from qmaild.runtime import journal, paths
 from qmaild.runtime.accounts import Accounts
+from qmaild.runtime.cdb_file import CdbFile
 from qmaild.runtime.system import Account, Answer, Found, Trouble
 
 TROUBLE_SECONDS = 1.0  # a file that cannot be read is tried, and complained of, no more often
@@ -78,10 +82,12 @@ class AliasFile:
 class Resolver:
     """Answers for one process. settings() gives the control files as last read."""
 
-    def __init__(self, accounts: Accounts, settings: Callable[[], Settings], alias_path: str = paths.ALIASES) -> None:
+    def __init__(self, accounts: Accounts, settings: Callable[[], Settings], alias_path: str = paths.ALIASES,
+                 users_path: str = paths.USERS) -> None:  # fmt: skip
         self._accounts = accounts
         self._settings = settings
         self._file = AliasFile(alias_path)
+        self._assigned = CdbFile(f"{users_path}/cdb", Assignments, "local mail waits")
 
     def resolve(self, local: bytes, done: Done) -> None:
         """Find where the local part leads: aliases before accounts. done is called once, perhaps at once."""
@@ -96,8 +102,33 @@ class Resolver:
             self.mailbox(local, done)
 
     def mailbox(self, local: bytes, done: Done) -> None:
-        """Find the account the local part belongs to, whatever the aliases say."""
-        self._try(local, users.candidates(local), done)
+        """Find the account the local part belongs to, whatever the aliases say: by users/assign, else by the accounts' names."""
+        try:
+            assigned = self._assigned.ask(lambda reader: reader.find(local))
+        except CdbError:
+            done(Unsure(b"the users of this host cannot be looked up now"))
+            return
+        if assigned:
+            self._assign(assigned, done)
+        else:
+            self._try(local, users.candidates(local), done)
+
+    def _assign(self, assigned: Assigned, done: Done) -> None:
+        """A line that names nobody who may receive mail is an error to mend: never somebody else's mail.
+
+        Differs: the uid must be an account's, whose groups the delivery has; the gid of the line is not used.
+        """
+
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, Found) and self._may_receive(answer.account):
+                account = answer.account._replace(name=assigned.user, home=assigned.home)
+                done(Mailbox(account, assigned.dash, assigned.extension))
+            elif isinstance(answer, Trouble):
+                done(Unsure(b"the accounts of this host cannot be looked up now"))
+            else:
+                done(Unsure(b"users/assign names uid %d, which receives no mail here" % assigned.uid))
+
+        self._accounts.find(assigned.uid, answered)
 
     def alias_user(self, dash: bytes, extension: bytes, done: Done) -> None:
         """Find the alias user, who receives what is nobody else's."""

@@ -17,6 +17,7 @@ from typing import Any
 from aiosmtpd import smtp as aiosmtpd
 
 from qmaild.control import events
+from qmaild.control.cdb import Reader
 from qmaild.control.settings import Settings
 from qmaild.message import trace
 from qmaild.policy import clients
@@ -25,7 +26,8 @@ from qmaild.protocol import frames
 from qmaild.protocol.smtp import events as asked
 from qmaild.protocol.smtp import replies, session
 from qmaild.protocol.smtp.replies import Reply
-from qmaild.runtime import doors, journal, poller
+from qmaild.runtime import doors, journal, paths, poller
+from qmaild.runtime.cdb_file import CdbFile
 from qmaild.runtime.intake import Draft, Intake
 from qmaild.runtime.lookup import Lookup
 from qmaild.runtime.stream import Stream
@@ -49,6 +51,8 @@ class Server:
         self.intake = intake
         self.lookup = lookup
         self._share = share
+        self._more_hosts = CdbFile(
+            f"{paths.CONTROL}/morercpthosts.cdb", Reader, "recipients it may be about are told to come again")
         self.configure(settings)
         self.sessions = doors.Sessions(loop, on_count, lambda: self.settings.timeoutsmtpd)
 
@@ -64,6 +68,10 @@ class Server:
             name: method for name, method in prototype._smtp_methods.items() if name.encode() in session.VERBS
         }
         self.prototype = vars(prototype)
+
+    def is_listed(self, key: bytes) -> bool:
+        """Return whether morercpthosts.cdb has this key. CdbError: that cannot be told."""
+        return self._more_hosts.ask(lambda reader: reader.find(key)) is not None
 
     def accept(self, sock: socket.socket) -> None:
         """Begin a session on a fresh connection, or refuse it."""
@@ -262,7 +270,8 @@ class Connection(aiosmtpd.SMTP):
         address = event.address
         if address.endswith(b"]"):
             address = policy.own_literal(settings, address, self._own_address())
-        verdict = policy.recipient(settings, self._may_relay, self.envelope.mail_from, address, self._tried)
+        verdict = policy.recipient(
+            settings, self._may_relay, self.envelope.mail_from, address, self._tried, self._server.is_listed)
         self._tried += 1
         if isinstance(verdict, Reply):
             self._answer(self._recipient_reply(address, verdict))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from qmaild.control import cdb
 from qmaild.protocol import frames
 
 from .peers import Client, Peer, accepting, knowing
@@ -558,3 +559,22 @@ def test_with_the_queue_itself_what_was_accepted_survives_its_death(
             shown = json.loads(answer.text.split(b"\n")[1])
             assert shown["bytes"] > 71 * lines
             assert client.message(b"x\r\n", b"<a@b.test>", b"<c@d.test>").startswith(b"250 2.0.0 ok ")
+
+
+def test_a_list_of_hosts_that_is_damaged_refuses_nobody_for_good(place: Path) -> None:
+    with House(place, relayclients="", rcpthosts="first.test", locals="") as house:
+        path = house.smtpd.control / "morercpthosts.cdb"
+        client = house.greeted()
+        client.ask(b"EHLO client.test")
+        client.ask(b"MAIL FROM:<a@b.test>")
+        for content, said in (
+            (None, b"553 5.7.1"), (cdb.build([(b"second.test", b"")]), b"250 2.1.5"), (b"torn", b"451 4.3.0"),
+            (cdb.build([(b".test", b"")]), b"250 2.1.5"), (cdb.build([(b"other.test", b"")]), b"553 5.7.1"),
+        ):  # fmt: skip
+            if content is not None:
+                new = path.with_suffix(".new")
+                new.write_bytes(content)
+                new.rename(path)
+            assert client.ask(b"RCPT TO:<x@second.test>").startswith(said)
+            assert client.ask(b"RCPT TO:<x@first.test>")[:3] == b"250"
+    assert f"{path}: it is shorter than its head" in (place / "journal").read_text()
