@@ -52,10 +52,10 @@ run: build
 # Tests
 
 test: need-test build check
-	$(PYTEST) tests/unit tests/protocol tests/bench tests/crash tests/fuzz tests/packaging tests/system; status=$$?; \
+	$(PYTEST) tests/unit tests/protocol tests/conformance tests/bench tests/crash tests/fuzz tests/packaging tests/system; status=$$?; \
 	    [ -x $(RUFF) ] || echo "ruff DID NOT RUN: it could not be installed"; exit $$status
 
-unit protocol crash packaging system: need-test build
+unit protocol conformance crash packaging system: need-test build
 	$(PYTEST) tests/$@
 
 check: need-test build $(RUFF)
@@ -124,4 +124,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: all need-run need-test build run test unit protocol crash packaging system check storm restarts churn crowd fuzz power soak bench depth deb clean
+.PHONY: all need-run need-test build run test unit protocol conformance crash packaging system check storm restarts churn crowd fuzz power soak bench depth deb clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -47,8 +48,11 @@ def host(content: bytes) -> bytes:
 
 
 def integer(content: bytes) -> int:
-    """A whole number in its first line. Differs: qmail ignores a file without digits; we name the error."""
-    digits = line(content)
+    """A whole number in its first line; what stands behind it and a blank is not read, as in qmail.
+
+    Differs: qmail ignores a file without digits, and a letter behind them; we name the error.
+    """
+    digits = re.split(rb"[ \t]", line(content), maxsplit=1)[0]
     if not digits.isdigit() or len(digits) > 15:
         raise ValueProblem(1, "a whole number")
     return int(digits)
