@@ -153,7 +153,12 @@ class Send:
         self._service.loop.call_soon(self._part)
 
     def _part(self) -> None:
-        if self._is_parting and self._queue and not self._brain.in_flight:
+        """End the connection when the queue has been told everything: what it does not hear of is delivered again."""
+        if not self._is_parting or not self._queue or self._brain.in_flight:
+            return
+        if self._done or self._queue.queued:
+            self._queue.on_drained = self._part
+        else:
             self._queue.close()
 
     # --- what the brain wants done

@@ -386,6 +386,32 @@ def test_a_queue_that_leaves_is_told_what_was_in_flight_and_nothing_is_begun(sta
     run(start(concurrencyremote="1"), scene)
 
 
+def test_a_queue_that_leaves_and_reads_slowly_is_told_everything(house: House) -> None:
+    async def scene(house: House) -> None:
+        count = 200
+        queue, control = await house.connect("manage"), await house.connect("control/send")
+        queue.send(job(15, *[b"r%d@far.example" % number for number in range(count)]))
+        remote = await house.remote.accept()
+        orders = [await remote.frame() for _ in range(count // 100)]
+        queue.channel.pause()
+        for order in orders:
+            places = len(order.indexes)
+            remote.send(frames.Report(order.tag, b"D" * places, [550] * places, [b"5.0.0"] * places, [b"x" * 4000] * places,
+                                      [b"peer"] * places))  # fmt: skip
+        queue.send(frames.Leaving(5))
+        text = b""
+        while b"0 messages" not in text:  # then the reports are read, and at the second question what stood behind them
+            control.send(frames.Command(1, [b"status"]))
+            text = (await control.frame()).text
+        control.send(frames.Command(2, [b"status"]))
+        await control.frame()
+        queue.channel.resume()
+        assert {(await queue.frame()).index for _ in range(count)} == set(range(count))
+        await asyncio.wait_for(queue.closed.wait(), SECONDS)
+
+    run(house, scene)
+
+
 def test_a_new_queue_connection_replaces_the_old_one(house: House) -> None:
     async def scene(house: House) -> None:
         before = await house.connect("manage")
