@@ -349,6 +349,8 @@ static uint64_t look_around(void)
                 must(job.number == after);
                 print = print * 1000003 + look_at(&job, states);
                 must(queue_glance(q, after, 1, &job) == Q_OK);
+                must(queue_show_some(q, after, 1, 2, &job) == Q_OK && job.part_count <= 2);
+                must(!job.part_count || job.parts[0].index == 1);
             } else {
                 must(is_told); /* else it was whole a moment ago */
                 unread++;
