@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import Any
 
 from qmaild._queue import ffi, lib
 from qmaild.queue.values import StoreError
 
-__all__ = ["REASONS", "Core", "checksum", "counted", "ffi", "lib", "numbers_of", "octets", "parts_of"]
+__all__ = ["REASONS", "Core", "checksum", "counted", "ffi", "lib", "numbers_of", "octets", "parts_of", "spans_of"]
 
 REASONS = {
     lib.Q_OWNER: "owner", lib.Q_FORMAT: "format", lib.Q_LOCKED: "locked", lib.Q_IO: "io", lib.Q_SPACE: "space",
     lib.Q_UNKNOWN: "unknown", lib.Q_STATE: "state", lib.Q_LIMIT: "limit", lib.Q_MEMORY: "memory",
     lib.Q_DAMAGED: "damaged",
 }  # fmt: skip
+
+_SPAN = struct.Struct(f"=3I{ffi.sizeof('struct queue_part') - 12}x")  # of a struct queue_part: index, offset, length
 
 
 def checksum(data: bytes | memoryview, before: int = 0) -> int:
@@ -52,6 +55,11 @@ def numbers_of(array: Any, count: int) -> list[int]:
 def parts_of(job: Any) -> Iterable[Any]:
     """The recipients that the core names of a message, until it is asked about the next."""
     return (job.parts[at] for at in range(job.part_count))
+
+
+def spans_of(job: Any) -> Iterable[tuple[Any, ...]]:
+    """(index, offset, length) of each: where in the record its address stands. For many, without an object for each."""
+    return _SPAN.iter_unpack(ffi.buffer(job.parts, job.part_count * _SPAN.size)) if job.part_count else ()
 
 
 def octets(at: Any, length: int) -> bytes:

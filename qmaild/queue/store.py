@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from qmaild.queue.core import REASONS, counted, ffi, lib, numbers_of, octets, parts_of
+from qmaild.queue.core import REASONS, counted, ffi, lib, numbers_of, octets, parts_of, spans_of
 from qmaild.queue.values import Collected, Counts, Job, StoreError
 from qmaild.queue.view import View
 
@@ -201,7 +201,7 @@ def _job(job: Any) -> Job:
     notes: tuple[tuple[int, bytes, bytes], ...] = ()
     is_attempt = job.kind == lib.QUEUE_ATTEMPT
     if is_attempt:
-        recipients = tuple((part.index, record[part.offset : part.offset + part.length]) for part in parts_of(job))
+        recipients = tuple([(index, record[at : at + length]) for index, at, length in spans_of(job)])
     else:
         notes = tuple(
             (part.index, record[part.offset : part.offset + part.length], octets(part.note, part.note_length))

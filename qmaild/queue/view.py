@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from qmaild.queue.core import Core, counted, ffi, lib, numbers_of, octets, parts_of
+from qmaild.queue.core import Core, counted, ffi, lib, numbers_of, octets, parts_of, spans_of
 from qmaild.queue.values import Brief, Match, Part, Search, StoreError, Summary
 
 EVERYBODY = (1 << 32) - 1  # more recipients than a message can have
@@ -113,7 +113,7 @@ class View(Core):
             del sought  # not before: the core reads what it keeps alive
         job = self._job
         sender = octets(job.record + job.sender_offset, job.sender_length)
-        return Match(number, sender, [part.index for part in parts_of(job)], job.undone)
+        return Match(number, sender, [index for index, _, _ in spans_of(job)], job.undone)
 
     def _numbers_above(self, after: int, limit: int) -> list[int]:
         numbers = ffi.new("uint64_t[]", max(limit, 1))
@@ -150,11 +150,8 @@ def _summary(job: Any) -> Summary:
 
 
 def _brief(job: Any) -> Brief:
-    record, parts = ffi.buffer(job.record, job.record_length), job.parts  # one look through cffi for all of them
-    left = []
-    for at in range(job.part_count):
-        part = parts[at]
-        left.append(record[part.offset : part.offset + part.length])
+    record = ffi.buffer(job.record, job.record_length)  # one look through cffi for all of them
+    left = [record[at : at + length] for _, at, length in spans_of(job)]
     sender = job.sender_offset
     return Brief(
         job.number, job.birth, job.content_length + job.large, record[sender : sender + job.sender_length],
