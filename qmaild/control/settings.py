@@ -60,13 +60,13 @@ class Settings:
     me: bytes = setting(kinds.host, lambda settings: settings["me"], "*",
         "The fully qualified name of this host, default of many others.", "/etc/mailname, else the host's own name")  # fmt: skip
     # --- what is ours
-    locals: frozenset[bytes] = setting(kinds.names, _local_names, "send smtpd local inject",
+    locals: frozenset[bytes] = setting(kinds.names, _local_names, "send queue smtpd local inject",
         "Domains whose local parts are users of this host.", "me and localhost")  # fmt: skip
-    virtualdomains: dict[bytes, bytes] = setting(kinds.mapping, {}, "send smtpd inject",
+    virtualdomains: dict[bytes, bytes] = setting(kinds.mapping, {}, "send queue smtpd inject",
         "domain:prefix, user@domain:prefix, .suffix:prefix or :prefix; an empty prefix is an exception.")  # fmt: skip
-    percenthack: frozenset[bytes] = setting(kinds.names, frozenset(), "send smtpd inject",
+    percenthack: frozenset[bytes] = setting(kinds.names, frozenset(), "send queue smtpd inject",
         "Domains where user%host@domain means user@host.")  # fmt: skip
-    envnoathost: bytes = setting(kinds.host, _me, "send smtpd inject", "Added to recipients without @.", "me")
+    envnoathost: bytes = setting(kinds.host, _me, "send queue smtpd inject", "Added to recipients without @.", "me")
     # --- the SMTP server
     rcpthosts: frozenset[bytes] | None = setting(kinds.names, None, "smtpd",
         "Domains accepted from strangers, .suffix for subdomains; morercpthosts.cdb goes on with them. Differs: when it is "

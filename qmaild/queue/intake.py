@@ -34,16 +34,20 @@ DISK_TROUBLE = (TEMPORARY, b"4.3.0", b"the message could not be stored")
 
 
 class Intake:
-    """All intake connections of the queue service. now() gives microseconds; forwarder is the uid that may say `serves`."""
+    """All intake connections of the queue service. now() gives microseconds.
+
+    forwarder: the uid that may say `serves`, about recipients that is_its says are its to deliver.
+    """
 
     def __init__(
-        self, store: Store, commits: Commits, now: Callable[[], int], forwarder: int, max_bytes: Callable[[], int],
-        on_trouble: Callable[[str], None],
+        self, store: Store, commits: Commits, now: Callable[[], int], forwarder: int, is_its: Callable[[bytes], bool],
+        max_bytes: Callable[[], int], on_trouble: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._store = store
         self._commits = commits
         self._now = now
         self._forwarder = forwarder
+        self._is_its = is_its
         self._max_bytes = max_bytes
         self._on_trouble = on_trouble
         self._pending_bytes = 0
@@ -126,8 +130,17 @@ class Intake:
         return None
 
     def _may_serve(self, channel: Channel, number: int, index: int) -> bool:
-        """A forward may finish a delivery only if local says so and that delivery is out."""
-        return channel.peer.uid == self._forwarder and self._store.is_out(number, index)
+        """A forward may finish a delivery only if local says so, that delivery is out, and it is local that has it.
+
+        Where a new recipient goes is no fact of the queue: the same settings tell that tell send. If they have changed
+        since send looked, the delivery is made again.
+        """
+        if channel.peer.uid != self._forwarder or not self._store.is_out(number, index):
+            return False
+        try:
+            return self._is_its(self._store.recipient(number, index))
+        except StoreError:
+            return False
 
     def _decided(self, channel: Channel, tag: int, number: int, size: int, is_durable: bool) -> None:
         self._pending_bytes -= size

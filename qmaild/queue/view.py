@@ -48,6 +48,13 @@ class View(Core):
         self._check(lib.queue_show_some(self._core, number, first, most, self._job))
         return _summary(self._job)
 
+    def recipient(self, number: int, index: int) -> bytes:
+        """Return one forward-path. StoreError unknown, state, damaged, io."""
+        found = self.summary(number, index, 1).recipients
+        if not found:
+            raise StoreError("unknown", f"message {number} has no recipient {index}")
+        return found[0].address
+
     def messages(self, after: int, limit: int) -> list[Summary]:
         """Return up to limit messages with numbers above after, ascending; those that cannot be read are left out.
 

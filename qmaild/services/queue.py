@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from qmaild.control import events
+from qmaild.policy.recipients import rewrite
 from qmaild.protocol import frames
 from qmaild.queue import listing
 from qmaild.queue.administration import Administration
@@ -58,7 +59,8 @@ class Queue:
         self._manager.on_trouble = self._handing_out
         # Only local may say which delivery a forward finishes; only inject may ask what a user has queued.
         self._inject_uid = uid_of("inject")
-        self._intake = Intake(store, commits, now, uid_of("local"), lambda: service.settings.databytes, self._trouble)
+        self._intake = Intake(store, commits, now, uid_of("local"), self._is_local, lambda: service.settings.databytes,
+                              self._trouble)  # fmt: skip
         self._quiet_until = 0.0
         self._manager.is_held = lambda: bool(service.settings.queueonly)
         service.on_reload = self._manager.wake
@@ -77,6 +79,9 @@ class Queue:
         if was_later:
             self._jumped(-JUMP)
         self._manager.wake()
+
+    def _is_local(self, address: bytes) -> bool:
+        return rewrite(address, self._service.settings).is_local
 
     def _report_damage(self) -> None:
         counts = self._store.counts()

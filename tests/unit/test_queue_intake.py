@@ -33,7 +33,7 @@ def test_a_large_message_taken_back_while_it_is_synced_leaves_nothing_to_wait_fo
     loop = asyncio.SelectorEventLoop()
     store = Store.open(str(tmp_path / "queue"))
     commits = Commits(loop, store)
-    intake = Intake(store, commits, lambda: 1, 0, lambda: 0, lambda text: None)
+    intake = Intake(store, commits, lambda: 1, 0, lambda address: True, lambda: 0, lambda text: None)
     door: Any = Door()
     intake.opened(door)
     end = frames.End(1, 0, b"smtp", b"a@b.test", [b"c@d.test"], b"", 0, 0)

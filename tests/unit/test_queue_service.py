@@ -338,7 +338,7 @@ def test_an_aborted_or_abandoned_large_message_leaves_nothing(queue: Running, se
 
 def test_a_forward_ends_the_delivery_it_serves_and_no_other(queue: Running, send: Send) -> None:
     door = queue.client("intake")
-    number = accept(door, b"c@d.test")
+    number = accept(door, b"bob@host.test")
     send.receive()
     door.send(message(2, b"x@y.test", serves=(number, 7)))
     assert door.receive()[0].outcome == frames.TEMPORARY
@@ -347,6 +347,23 @@ def test_a_forward_ends_the_delivery_it_serves_and_no_other(queue: Running, send
     assert json.loads(listed(queue, "json")[0])["number"] == forward
     door.send(message(3, b"x@y.test", serves=(number, 0)))
     assert door.receive()[0].outcome == frames.TEMPORARY
+
+
+def test_local_finishes_no_delivery_that_goes_elsewhere(queue: Running, send: Send) -> None:
+    door, control = queue.client("intake"), queue.client("control")
+    number = accept(door, b"bob@host.test", b"c@d.test", b"info@virtual.test")
+    assert send.receive().indexes == [0, 1, 2]
+    for index in (1, 2):
+        door.send(message(2, b"x@y.test", serves=(number, index)))
+        assert door.receive()[0].outcome == frames.TEMPORARY
+    (queue.control / "virtualdomains").write_text("virtual.test:bob\n")
+    control.send(frames.Command(1, [b"reload"]))
+    assert control.receive()[0] == frames.Answer(1, 0, b"")
+    for index in (0, 2):
+        accept(door, b"x@y.test", serves=(number, index))
+    door.send(message(2, b"x@y.test", serves=(number, 1)))
+    assert door.receive()[0].outcome == frames.TEMPORARY
+    assert json.loads(listed(queue, "json")[0])["number"] == number, "one recipient is left"
 
 
 def test_addresses_and_counts_beyond_the_limits_are_refused_for_good(queue: Running) -> None:
