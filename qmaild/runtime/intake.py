@@ -1,26 +1,32 @@
 """How a door hands a message to the queue: whole if it is small, in pieces as it streams in if it is large.
 
 A piece is sealed memory whose descriptor the queue gets: its bytes go through no socket. Memory is bounded thrice:
-a message is held here only up to MAX_WHOLE bytes, a piece up to PIECE, and all messages together up to MAX_HELD; beyond
-that streams hand on what they have of a piece, and if this is not enough, small messages become streams. A door reads no
-more of any message while `is_congested`: the queue has taken too little of what it was given.
+a message is held here only up to MAX_WHOLE bytes, a piece up to PIECE, and all messages together up to MAX_HELD (or
+SMALLEST each, if there are more than 4096 of them). Beyond that those that hold most hand it on, and are streams from then
+on: messages that somebody begins and does not end cost a file each, once, while a small message stays whole beside any
+number of them. A door reads no more of any message while `is_congested`: the queue has taken too little of what it was given.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from qmaild.protocol import frames
-from qmaild.runtime import system
+from qmaild.runtime import journal, system
 from qmaild.runtime.caller import Caller
 
 MAX_WHOLE = 256 << 10  # a message up to here goes as one frame: the queue keeps those in its segments
-MAX_HELD = 64 << 20  # of all messages under way; more are streamed from their next piece on
+MAX_HELD = 64 << 20  # of all messages under way: above it those that hold most hand it on
+ROOM = 8 << 20  # that is made so, at a time: half of what the queue may leave untaken
+SMALLEST = 16 << 10  # a message that holds less stays as it is: a piece of it is not worth a descriptor, nor it a file
 MAX_STREAMS = 1000  # as many as there are sessions, most often: of those, idle ones give way. The queue takes a few more
 HIGH_WATER = 16 << 20  # bytes that the queue has not taken: above it nothing more is read from clients
 PIECE = 1 << 20
+NOTE_SECONDS = 60.0  # between two notes that memory is short
 
 Answer = frames.Accepted | frames.Refused | None
 Answered = Callable[[Answer], None]
@@ -36,8 +42,11 @@ class Intake:
         self._caller = caller
         self._waiting: list[Callable[[], None]] = []
         self._streams: dict[int, Draft] = {}  # by tag; an aborted one until the queue has taken its pieces
+        self._holders: set[Draft] = set()  # those with SMALLEST or more
+        self._noted = -NOTE_SECONDS
         self.held = 0  # bytes of unfinished messages in memory
         self.handed_on = 0  # bytes of pieces that the queue has not taken yet
+        self.put_out = 0  # messages that became streams to make room, so far
         caller.on_drained = self._drained
         caller.on_taken = self._taken
 
@@ -71,11 +80,27 @@ class Intake:
         """The stream is over."""
         del self._streams[tag]
 
+    def holds(self, draft: Draft) -> None:
+        """The draft has so much that it may have to hand it on."""
+        self._holders.add(draft)
+
+    def holds_nothing(self, draft: Draft) -> None:
+        self._holders.discard(draft)
+
     def make_room(self) -> None:
-        """Let no stream hold memory in which a small message could stay whole."""
-        if self.held > MAX_HELD:
-            for draft in list(self._streams.values()):
-                draft.hand_on()
+        """Have those that hold most hand it on. Who holds least is asked last, however long the others have been still:
+        a byte now and then costs an attacker nothing, memory that he wants to keep does.
+        """
+        before = self.put_out
+        for draft in sorted(self._holders, key=attrgetter("size"), reverse=True):
+            if self.held <= MAX_HELD - ROOM:
+                break
+            self.put_out += not draft.is_stream
+            draft.give_room()
+        if self.put_out > before and time.monotonic() - self._noted > NOTE_SECONDS:
+            self._noted = time.monotonic()
+            journal.note(journal.WARNING, f"messages under way fill {MAX_HELD >> 20} MiB: "
+                                          f"{self.put_out - before} that held most have gone to the disk")  # fmt: skip
 
     def let_go(self, size: int) -> None:
         """The queue has taken so many bytes of pieces, or will never take them."""
@@ -97,13 +122,13 @@ class Intake:
 class Draft:
     """One message on its way to the queue: write() pieces, then finish() or abort(), once."""
 
-    __slots__ = ("_answer", "_caller", "_done", "_handed_on", "_intake", "_is_answered", "_memory", "_parts", "_size", "_tag")
+    __slots__ = ("_answer", "_caller", "_done", "_handed_on", "_intake", "_is_answered", "_memory", "_parts", "_tag", "size")
 
     def __init__(self, intake: Intake, caller: Caller) -> None:
         self._intake = intake
         self._caller = caller
         self._parts: list[bytes] = []
-        self._size = 0  # bytes in _parts, or in _memory
+        self.size = 0  # bytes in _parts, or in _memory
         self._tag = 0  # of the open stream
         self._memory = -1  # its next piece
         self._handed_on = 0  # bytes of pieces that the queue has not taken
@@ -113,17 +138,21 @@ class Draft:
 
     def write(self, text: bytes) -> None:
         """Take the next piece of the content."""
-        if self._is_answered:
+        if self._is_answered or not text:
             return
+        intake = self._intake
         if self._tag:
             self._stream(text)
-            return
-        self._parts.append(text)
-        self._size += len(text)
-        self._intake.held += len(text)
-        self._intake.make_room()
-        if self._size > MAX_WHOLE or self._intake.held > MAX_HELD:
-            self._open()
+        else:
+            self._parts.append(text)
+            self.size += len(text)
+            intake.held += len(text)
+            if self.size > MAX_WHOLE:
+                self._open()
+        if self.size >= SMALLEST:
+            intake.holds(self)
+        if intake.held > MAX_HELD:
+            intake.make_room()
 
     def finish(
         self, done: Answered, prefix: bytes, flags: int, origin: bytes, sender: bytes,
@@ -135,7 +164,7 @@ class Draft:
             return
         self._done = done
         if self._tag:
-            self.hand_on()
+            self._hand_on()
             self._caller.send(frames.End(self._tag, flags, origin, sender, recipients, prefix, *serves))
             return
         content = b"".join([prefix, *self._parts])
@@ -162,9 +191,19 @@ class Draft:
         if self._is_answered and self._tag:
             self._forget_if_taken()
 
-    def hand_on(self) -> None:
+    @property
+    def is_stream(self) -> bool:
+        return bool(self._tag)
+
+    def give_room(self) -> None:
+        """Hold nothing more of what came so far: the queue gets it."""
+        if not self._tag:
+            self._open()
+        self._hand_on()
+
+    def _hand_on(self) -> None:
         """Give the queue the piece that there is."""
-        size, memory = self._size, self._memory
+        size, memory = self.size, self._memory
         if not size:
             return
         self._memory = -1
@@ -182,9 +221,10 @@ class Draft:
             self._intake.end(tag)
 
     def _release(self) -> None:
-        self._intake.held -= self._size
+        self._intake.held -= self.size
+        self._intake.holds_nothing(self)
         self._parts = []
-        self._size = 0
+        self.size = 0
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
@@ -211,11 +251,10 @@ class Draft:
             self.abort()
             self._answer = _NO_MEMORY
             return
-        self._size += len(text)
+        self.size += len(text)
         self._intake.held += len(text)
-        if self._size >= PIECE:
-            self.hand_on()
-        self._intake.make_room()
+        if self.size >= PIECE:
+            self._hand_on()
 
     def _whole_answered(self, answer: Any, descriptor: int) -> None:
         if self._done:

@@ -27,7 +27,7 @@ def build(service: Service) -> None:
     service.is_busy = lambda: intake.outstanding > 0
     service.is_unfinished = server.sessions.is_in_data
     service.stop_seconds = STOP_SECONDS
-    service.status = lambda: f"{len(server.sessions)} sessions"
+    service.status = lambda: f"{len(server.sessions)} sessions, {intake.put_out} messages put out of memory so far"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from qmaild.protocol import frames
+from qmaild.runtime.intake import MAX_HELD, MAX_WHOLE, ROOM
 
 from .peers import Client, Peer, knowing
 from .processes import SECONDS, Running
@@ -26,26 +27,39 @@ EACH = 50  # sessions from one address: clientconcurrency's default
 BATCH = 50  # connections at once, below the backlog
 HONEST = 9  # sessions of the honest client, one after the other
 BYTES_A_SESSION = 60_000
+LARGE = MAX_WHOLE - 4096  # of a message that fits into memory
 BEGIN = b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<bob@host.test>\r\nDATA\r\n"
 
 
 class Door:
     """smtpd before a real queue, and what is known of both."""
 
-    def __init__(self, smtpd: Running) -> None:
+    def __init__(self, smtpd: Running, place: Path) -> None:
         self.smtpd = smtpd
+        self.place = place
 
     def resident(self) -> int:
         rollup = Path(f"/proc/{self.smtpd.process.pid}/smaps_rollup").read_text()
         return 1024 * int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Rss:")))
 
+    def put_out(self) -> int:
+        """How many messages had to leave its memory."""
+        return int(self.status().split()[2])
+
+    def large(self) -> int:
+        """How many messages have a file of their own at the queue, complete or not."""
+        return len(os.listdir(self.place / "queue/large"))
+
     def sessions(self) -> int:
+        return int(self.status().split()[0])
+
+    def status(self) -> str:
         control = self.smtpd.client("control")
         control.send(frames.Command(1, [b"status"]))
         answer, _ = control.receive()
         control.close()
         assert isinstance(answer, frames.Answer)
-        return int(answer.text.split()[0])
+        return answer.text.decode()
 
     def connect(self, number: int) -> socket.socket:
         source = f"127.{1 + number // EACH // 250}.{1 + number // EACH % 250}.1"
@@ -79,7 +93,7 @@ class Door:
 def serving(place: Path, **settings: str) -> Iterator[Door]:
     with Peer(place, "lookup", knowing), Running("queue", ["intake", "control"], place), \
          Running("smtpd", ["smtp", "control"], place, smtpdworkers="1", relayclients="", **settings) as smtpd:  # fmt: skip
-        door = Door(smtpd)
+        door = Door(smtpd, place)
         door.honest()  # what a first session makes is not the crowd's
         yield door
 
@@ -94,8 +108,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def shown(what: str, took: list[float], more: str = "") -> None:
-    print(f"\n{COUNT} {what}: an honest session takes {statistics.median(took) * 1000:.1f} ms, "
+def shown(what: str, took: list[float], more: str = "", count: int = COUNT) -> None:
+    print(f"\n{count} {what}: an honest session takes {statistics.median(took) * 1000:.1f} ms, "
           f"at most {max(took) * 1000:.1f}{more}", end=" ")  # fmt: skip
 
 
@@ -128,3 +142,22 @@ def test_a_crowd_that_trickles_into_every_place_keeps_nobody_out(place: Path) ->
         shown("trickling sessions", took)
         assert statistics.median(took) < 1.0
         assert door.sessions() >= COUNT - 3 * HONEST, "only as many gave way as were needed"
+
+
+def test_a_crowd_that_ends_none_of_its_large_messages_has_no_small_one_take_the_long_way(place: Path) -> None:
+    count = MAX_HELD // LARGE + 20
+    with serving(place, concurrencyincoming=str(count + 10), clientconcurrency=str(EACH)) as door, \
+         contextlib.ExitStack() as stack:  # fmt: skip
+        line = b"x" * 1022 + b"\r\n"
+        for client in door.crowd(count, stack):
+            client.sendall(BEGIN + line * (LARGE // len(line)))
+        least = (count * LARGE - MAX_HELD) // LARGE + 1
+        deadline = time.monotonic() + SECONDS
+        while door.put_out() < least or door.large() < door.put_out():
+            assert time.monotonic() < deadline, (door.status(), door.large())
+        put_out = door.put_out()
+        took = door.honest()
+        shown("large messages that are not ended", took, f"; {put_out} put out of memory", count)
+        assert put_out <= ROOM // LARGE + least
+        assert (door.put_out(), door.large()) == (put_out, put_out), "no honest message was"
+        assert statistics.median(took) < 1.0

@@ -121,33 +121,65 @@ def test_no_memory_for_a_piece_refuses_for_now(bench: Bench, monkeypatch: pytest
     assert isinstance(bench.finish(other), frames.Accepted)
 
 
-def test_when_all_messages_together_are_too_much_the_next_piece_streams(
+def shortage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for 100 bytes; who has 10 may have to give them up, and then 20 become free."""
+    for name, value in (("MAX_HELD", 100), ("ROOM", 20), ("SMALLEST", 10)):
+        monkeypatch.setattr(module, name, value)
+
+
+def test_when_all_messages_together_are_too_much_those_that_hold_most_are_put_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_HELD", 25)
-    first, second, third = (bench.intake.draft() for _ in range(3))
-    for draft in (first, second, third):
-        draft.write(b"0123456789")
-    assert (bench.intake.streams, bench.intake.held, bench.intake.handed_on) == (1, 20, 10)
-    for draft in (first, second, third):
+    shortage(monkeypatch)
+    drafts = [bench.intake.draft() for _ in range(4)]
+    for draft, size in zip(drafts, (30, 45, 20, 9), strict=True):
+        draft.write(b"x" * size)
+    assert [draft.is_stream for draft in drafts] == [False, True, False, False]
+    assert (bench.intake.held, bench.intake.handed_on, bench.intake.put_out) == (59, 45, 1)
+    for draft in drafts:
         assert isinstance(bench.finish(draft), frames.Accepted)
+    assert list(bench.queue.streamed.values()) == [b"x" * 45]
     assert (bench.intake.streams, bench.intake.held) == (0, 0)
 
 
-def test_streams_give_up_the_memory_of_their_pieces_before_a_small_message_is_streamed(
+def test_small_messages_stay_whole_beside_any_number_that_are_begun_and_not_ended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shortage(monkeypatch)
+    stalled = [bench.intake.draft() for _ in range(50)]
+    for draft in stalled:
+        draft.write(b"x" * 19)
+        assert bench.intake.held <= 100
+    for _ in range(12):
+        for draft in stalled:
+            draft.write(b"x")  # now and then a byte: none looks stiller than the small one that waits for its next packet
+        small = bench.intake.draft()
+        small.write(b"0123")
+        stalled[0].write(b"x")
+        small.write(b"4567")
+        assert not small.is_stream
+        assert isinstance(bench.finish(small), frames.Accepted)
+        assert bench.intake.held <= 50 * 10
+    assert bench.intake.put_out == 50, "a file each, once"
+
+
+def test_a_stream_that_is_short_of_memory_hands_on_no_tiny_pieces(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shortage(monkeypatch)
     monkeypatch.setattr(module, "MAX_WHOLE", 20)
-    monkeypatch.setattr(module, "MAX_HELD", 50)
-    idle = bench.intake.draft()
-    idle.write(b"x" * 45)
-    small = bench.intake.draft()
-    small.write(b"0123456789")
-    assert (bench.intake.streams, bench.intake.held, bench.intake.handed_on) == (1, 10, 45)
-    assert isinstance(bench.finish(small), frames.Accepted)
-    assert [type(bench.asked()) for _ in range(3)] == [frames.Open, frames.Piece, frames.Message]
-    assert isinstance(bench.finish(idle), frames.Accepted)
-    assert list(bench.queue.streamed.values()) == [b"x" * 45]
+    small = [bench.intake.draft() for _ in range(12)]
+    for draft in small:
+        draft.write(b"x" * 9)  # more than there is memory for, and none of it worth a file
+    stream = bench.intake.draft()
+    stream.write(b"x" * 21)
+    for _ in range(10):
+        stream.write(b"x" * 3)
+    assert (bench.intake.streams, bench.intake.put_out) == (1, 0)
+    assert bench.intake.held <= 13 * 10, "a smallest piece for each message, whatever they do"
+    assert isinstance(bench.finish(stream), frames.Accepted)
+    asked = [bench.asked() for _ in range(6)]
+    assert [each.size for each in asked if isinstance(each, frames.Piece)] == [21, 12, 12, 6]
+    for draft in small:
+        assert isinstance(bench.finish(draft), frames.Accepted)
 
 
 def test_what_was_handed_on_of_an_aborted_stream_counts_until_the_queue_has_come_past_it(
