@@ -15,7 +15,7 @@ import struct
 
 from qmaild.delivery import child
 from qmaild.policy import users
-from qmaild.runtime import journal, paths, service, system
+from qmaild.runtime import journal, paths, service, strangers, system
 from qmaild.runtime.channel import peer_of
 
 REQUEST = struct.Struct("!II")  # version, uid
@@ -62,12 +62,13 @@ class Spawner:
         for _, _, content in ancillary:
             received.frombytes(content[: len(content) - len(content) % received.itemsize])
         version, uid = REQUEST.unpack(data) if len(data) == REQUEST.size else (0, 0)
-        if version != VERSION or len(received) != 1 or flags & socket.MSG_CTRUNC:
+        if version != VERSION or len(received) != 1 or flags & socket.MSG_CTRUNC or not _is_end_of_pair(received[0]):
             self._drop(sock)
-        elif len(self._children) < MAX_CHILDREN:
-            self._fork(uid, received[0])
-        for descriptor in received:
-            os.close(descriptor)
+            strangers.close(received)
+        elif len(self._children) < MAX_CHILDREN and self._fork(uid, received[0]):
+            os.close(received[0])  # the child has it: this close is not the last, so it waits for nobody
+        else:
+            strangers.close(received)
 
     def _drop(self, sock: socket.socket) -> None:
         self._unit.loop.remove_reader(sock.fileno())
@@ -75,12 +76,12 @@ class Spawner:
         self._orderers.discard(sock)
         sock.close()
 
-    def _fork(self, uid: int, end: int) -> None:
+    def _fork(self, uid: int, end: int) -> bool:
         try:
             process = os.fork()
         except OSError as error:
             journal.note(journal.WARNING, f"cannot fork: {error.strerror}")
-            return
+            return False
         if process == 0:
             # Whatever happens, the child never comes back into the loop, and never logs: local sees its end.
             try:
@@ -89,6 +90,7 @@ class Spawner:
                 os._exit(111)
         self._children.add(process)
         self._unit.touch()
+        return True
 
     def _become(self, uid: int, end: int) -> None:
         signal.set_wakeup_fd(-1)
@@ -142,6 +144,17 @@ def _clients() -> set[int]:
     elif not paths.STANDALONE and isinstance(answer, system.Trouble):
         raise OSError(f"cannot look up the account {ORDERER.decode()}")
     return found
+
+
+def _is_end_of_pair(descriptor: int) -> bool:
+    """Return whether this is what a child can speak over. A file is not even looked at: its file system may be a user's."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError:
+        return False
+    is_end = (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.detach()
+    return is_end
 
 
 def _only(descriptor: int) -> socket.socket:

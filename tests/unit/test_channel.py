@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import array
 import asyncio
-import contextlib
 import errno
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +16,8 @@ import pytest
 from qmaild.protocol import frames
 from qmaild.runtime import poller
 from qmaild.runtime.channel import Channel
+
+from .peers import lingering
 
 
 class End:
@@ -147,21 +147,6 @@ def test_a_descriptor_where_none_belongs_ends_the_connection_and_does_not_stay_o
     theirs.close()
     assert end.got == []
     until(loop, lambda: set(os.listdir("/proc/self/fd")) <= before)
-
-
-@contextlib.contextmanager
-def lingering() -> Iterator[socket.socket]:
-    """A socket that keeps whoever closes it last waiting for a minute, or until the end of this."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        sock = socket.create_connection(listener.getsockname())
-        peer, _ = listener.accept()
-    with peer:
-        sock.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sock.send(bytes(1 << 16))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
-        yield sock
 
 
 @pytest.mark.parametrize("takes_descriptors", [False, True])

@@ -20,6 +20,7 @@ import pytest
 from qmaild.protocol import frames, netstring
 from tests.unit import processes
 from tests.unit.local_house import MESSAGE, House, house
+from tests.unit.peers import lingering
 from tests.unit.processes import ROOT, SECONDS, Running
 
 __all__ = ["house"]
@@ -219,12 +220,18 @@ def test_a_hostile_program_stays_who_it_is(program: Unit) -> None:
     asked.close()
 
 
-@pytest.mark.parametrize("what", ["version", "descriptor", "length"])
+@pytest.mark.parametrize("what", ["version", "descriptor", "length", "two", "network", "file"])
 def test_a_request_that_is_none_ends_the_connection_and_nothing_else(house: House, what: str) -> None:
     house.user("bob")
-    with Running("spawn", ["spawn"], house.top):
+    with Running("spawn", ["spawn"], house.top), lingering() as stranger, open(os.devnull) as file:
         path = house.top / "run/spawn.sock"
-        if what == "version":
+        others = {"two": [stranger.fileno(), file.fileno()], "network": [stranger.fileno()], "file": [file.fileno()]}
+        if what in others:
+            bad = Asked(path, 1)
+            socket.send_fds(bad.spawner, [struct.pack("!II", 1, os.geteuid())], others[what])
+            if what != "file":
+                stranger.close()  # whoever closes it now waits for a minute
+        elif what == "version":
             bad = Asked(path, os.geteuid(), version=2)
             assert bad.is_refused()
         else:
