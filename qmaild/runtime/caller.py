@@ -52,6 +52,7 @@ class Caller:
         self._backlog: list[tuple[bytes, int]] = []  # what waits for the Hello
         self._backlog_bytes = 0
         self._patience: asyncio.TimerHandle | None = None  # runs while there is a backlog
+        self.is_away = False  # somebody has waited for the server in vain, and it has said nothing since
         self.on_drained: Callable[[], None] | None = None  # the server has taken everything, or is lost
         self.on_taken: Callable[[frames.Taken], None] | None = None  # None: no server of ours has any to say
 
@@ -126,6 +127,7 @@ class Caller:
 
     def _out_of_patience(self) -> None:
         journal.note(journal.WARNING, f"nobody serves {self._path}: given up after {PATIENCE_SECONDS:.0f} seconds")
+        self.is_away = True
         self._give_up()
 
     def _connect(self) -> None:
@@ -157,6 +159,7 @@ class Caller:
             channel.close()
             return
         self._is_greeted = True
+        self.is_away = False
         backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
         for data, descriptor in backlog:
             channel.send_encoded(data, descriptor)

@@ -31,16 +31,25 @@ class Lookup:
         return found[1]
 
     def ask(self, address: bytes, done: Found) -> None:
-        """Call done later with the answer; None if there was none."""
+        """Call done with the answer, later or at once; None if there was none.
+
+        When somebody has waited for local in vain nobody else does: all are told so at once, while one question of ours
+        waits for it, until it is heard of again. A session with a hundred recipients would wait for each of them.
+        """
 
         def answered(answer: Any, descriptor: int) -> None:
             if isinstance(answer, frames.Is) and answer.outcome != frames.TEMPORARY:
                 if len(self._known) >= MAX_REMEMBERED:
                     self._known.clear()  # rare, and cheaper than keeping an order
                 self._known[address] = (self._loop.time() + REMEMBERED_SECONDS, answer)
-            done(answer)
+            if not is_away:
+                done(answer)
 
-        self._caller.ask(answered, frames.Who, address)
+        is_away = self._caller.is_away
+        if not is_away or not self._caller.outstanding:
+            self._caller.ask(answered, frames.Who, address)
+        if is_away:
+            done(None)
 
     def forget(self) -> None:
         """The settings changed: ask anew."""
