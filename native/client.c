@@ -35,6 +35,9 @@
 #define HELD (4 * CHUNK)          /* input kept before the connection is made */
 #define ANSWER_LIMIT (72u << 10)  /* the service sends output in pieces of at most 64 KiB */
 #define ANSWER_SECONDS 600        /* disk trouble and a full service included; then the caller tries again */
+#ifndef GREETING_SECONDS
+#define GREETING_SECONDS 60       /* until somebody serves: a service says so at once, whenever it is our turn; it is started in one */
+#endif
 #define RUN_DIRECTORY "/run/qmaild"
 
 /* Variables that change what is sent: qmail-inject's. QMAILMFTFILE is not among them, its file goes in its place. */
@@ -57,6 +60,7 @@ static const struct program *self = &programs[0];
 enum input { NO_INPUT, WHOLE_INPUT, LIVE_INPUT }; /* mailq; a message; an SMTP dialogue */
 
 static int service = -1;         /* the connection */
+static int patience = GREETING_SECONDS;
 static char held[HELD + 4096];   /* frames that wait to be sent */
 static size_t held_used;
 static char answer[ANSWER_LIMIT];
@@ -120,6 +124,14 @@ static int head(const char *at, const char *end, long number[3], const char **by
     return 0;
 }
 
+/* Wait no longer than this for the service to say or take anything. */
+static void wait_at_most(int seconds) {
+    struct timeval limit = {.tv_sec = seconds};
+    patience = seconds;
+    setsockopt(service, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    setsockopt(service, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+}
+
 /* Act on one frame of the service: print output, or end with its code. */
 static void obey(const char *frame, const char *end) {
     const char *bytes = NULL;
@@ -127,8 +139,10 @@ static void obey(const char *frame, const char *end) {
     int numbers = head(frame + 1, end, number, &bytes);
     if (*frame == 'x' && numbers == 2 && number[1] <= 255 && bytes == end)
         exit((int)number[1]);
-    if (*frame == 'v' && numbers == 2 && number[0] == VERSION && number[1] == end - bytes)
+    if (*frame == 'v' && numbers == 2 && number[0] == VERSION && number[1] == end - bytes) {
+        wait_at_most(ANSWER_SECONDS);
         return;
+    }
     if (*frame == 'v')
         fail(self->lost, "the mail service is of another version than this program");
     if (*frame != '>' || numbers != 3 || number[2] != end - bytes)
@@ -142,7 +156,7 @@ static void listen_to_service(void) {
     if (got < 0 && errno == EINTR)
         return;
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-        fail(self->lost, "no answer from the mail service in %d seconds; try again later", ANSWER_SECONDS);
+        fail(self->lost, "no answer from the mail service in %d seconds; try again later", patience);
     if (got <= 0)
         fail(self->lost, "the connection to the mail service was lost; try again later");
     answer_used += (size_t)got;
@@ -161,7 +175,6 @@ static void listen_to_service(void) {
 static void reach_service(void) {
     const char *directory = getenv("QMAILD_RUN");
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct timeval patience = {.tv_sec = ANSWER_SECONDS};
     int size = snprintf(address.sun_path, sizeof address.sun_path, "%s/inject.sock",
                         directory && *directory ? directory : RUN_DIRECTORY);
     if (size < 0 || (size_t)size >= sizeof address.sun_path)
@@ -169,12 +182,17 @@ static void reach_service(void) {
     service = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (service < 0)
         fail(self->unreachable, "no socket can be made: %s", strerror(errno));
-    setsockopt(service, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    setsockopt(service, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    wait_at_most(GREETING_SECONDS);
     while (connect(service, (const struct sockaddr *)&address, sizeof address) < 0)
         if (errno != EINTR)
             fail(self->unreachable, "the mail service at %s cannot be reached: %s; try again later", address.sun_path,
                  strerror(errno));
+}
+
+/* Whether something of the service lies unread. While we send, its greeting may. */
+static int has_spoken(void) {
+    struct pollfd said = {.fd = service, .events = POLLIN};
+    return poll(&said, 1, 0) > 0;
 }
 
 /* Send these bytes. When the service has closed, what it said before that decides. */
@@ -188,6 +206,10 @@ static void send_bytes(const char *bytes, size_t length) {
         if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
             for (;;)
                 listen_to_service();
+        if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && patience == GREETING_SECONDS && has_spoken()) {
+            listen_to_service();
+            continue;
+        }
         if (sent <= 0)
             fail(self->lost, "the mail service takes nothing: %s; try again later", strerror(errno));
         bytes += sent;

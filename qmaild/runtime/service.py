@@ -70,7 +70,8 @@ class Service:
               on_open: Callable[[Channel], None] | None = None, limit: int = frames.MAX_FRAME,
               on_accept: Callable[[Channel], None] | None = None,
               takes_descriptors: bool = False, says_leaving: bool = False) -> None:  # fmt: skip
-        """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is answered here, before anything else.
+        """Serve frames on the handed-in AF_UNIX sockets called `name`. Hello is said and heard here, before anything else:
+        said at once, so that who waits for its turn (or for us to be started) knows that it does.
 
         on_accept sees a connection before anything is read from it, and may pause or close it. Descriptors
         are taken only where frames have some: on any other socket a peer could fill our table with them.
@@ -88,7 +89,6 @@ class Service:
                 on_close(channel)
 
         def greeted(channel: Channel, frame: Any, descriptor: int) -> None:
-            channel.send(hello)
             if not isinstance(frame, frames.Hello) or frame.version != frames.VERSION:
                 if descriptor >= 0:
                     strangers.close([descriptor])
@@ -109,6 +109,7 @@ class Service:
             self._silent[channel] = time.monotonic()
             if on_accept:
                 on_accept(channel)
+            channel.send(hello)  # unless it was closed
 
         self.accept(name, made)
 

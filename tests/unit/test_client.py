@@ -8,6 +8,7 @@ import socket
 import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,7 +291,9 @@ def connected(house: House) -> socket.socket:
 def test_silent_clients_hold_up_their_own_uid_only_until_they_go(house: House) -> None:
     silent = [connected(house) for _ in range(MAX_ACTIVE)]
     with subprocess.Popen([house.programs / "sendmail", "patient@x.example"], stdin=subprocess.DEVNULL,
-                          env=house.environment) as waiting:  # fmt: skip
+                          env=house.environment) as waiting, connected(house) as next_one:  # fmt: skip
+        hello = frames.encode(frames.Hello(frames.VERSION, b"inject"))
+        assert next_one.recv(100) == hello, "who waits for a turn knows that somebody serves"
         silent.pop().close()
         assert waiting.wait(SECONDS) == 0
     for sock in silent:
@@ -538,6 +541,48 @@ def test_a_strange_answer_is_temporary(programs: Path, tmp_path: Path, answer: b
     done, _ = run_against(answer, programs, tmp_path, name)
     assert done.returncode == code
     assert b"ERROR: AddressSanitizer" not in done.stderr
+
+
+@pytest.fixture(scope="session")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client, in a hurry to be greeted."""
+    return build(tmp_path_factory.mktemp("client") / "hasty", "-DGREETING_SECONDS=1")
+
+
+@pytest.mark.parametrize("size", [10, 4 << 20])
+@pytest.mark.parametrize(("name", "code"), [("sendmail", 75), ("mailq", 75), ("qmail-inject", 111), ("qmail-queue", 74)])
+def test_a_service_that_takes_the_connection_and_never_serves_is_soon_given_up(
+    hasty: Path, tmp_path: Path, name: str, code: int, size: int
+) -> None:
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(tmp_path / "inject.sock"))
+        hung.listen()
+        read, write = os.pipe()
+        os.close(write)  # an envelope for qmail-queue
+        done = subprocess.run([hasty / name, "x@y.example"], input=b"x" * size, stdout=read, stderr=subprocess.PIPE,
+                              env={"QMAILD_RUN": str(tmp_path)}, timeout=SECONDS, check=False)  # fmt: skip
+        os.close(read)
+    assert done.returncode == code, done.stderr
+
+
+def test_a_service_that_has_greeted_may_take_longer(hasty: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "inject.sock"))
+        listener.listen()
+        with subprocess.Popen([hasty / "sendmail", "x@y.example"], stdin=subprocess.PIPE,
+                              env={"QMAILD_RUN": str(tmp_path)}) as client:  # fmt: skip
+            assert client.stdin
+            writer = threading.Thread(target=client.communicate, args=[b"x" * (4 << 20)])
+            writer.start()
+            with listener.accept()[0] as sock:
+                sock.sendall(frames.encode(frames.Hello(frames.VERSION, b"inject")))
+                time.sleep(2.5)  # more than twice what it waits for the greeting, while it has more to send
+                received = b""
+                while not received.endswith(frames.encode(frames.EndOfInput(1))):
+                    received = received[-100:] + sock.recv(1 << 20)
+                sock.sendall(frames.encode(frames.Exit(1, 0)))
+                writer.join(SECONDS)
+            assert client.wait(SECONDS) == 0
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_told(programs: Path) -> None:

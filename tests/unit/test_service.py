@@ -54,4 +54,5 @@ def test_a_client_that_never_says_hello_is_cut_off(tmp_path: Path, monkeypatch: 
         silent.settimeout(SECONDS)
         silent.connect(str(tmp_path / "run/control/dial.sock"))
         assert isinstance(greeted(service).receive()[0], frames.Answer)
+        assert silent.recv(100) == frames.encode(frames.Hello(frames.VERSION, b"dial")), "said to whoever connects"
         assert silent.recv(1) == b""
