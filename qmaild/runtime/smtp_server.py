@@ -1,8 +1,7 @@
 """SMTP sessions on sockets: aiosmtpd's server class underneath, the grammar of protocol/smtp at work.
 
-The only importer of aiosmtpd. Its class gives session, envelope and the rare verbs (VRFY, HELP). Commands
-and bodies go through the sans-IO grammar in one synchronous loop a read: no task, no timer and no
-coroutine for a session or a message, which is where the stock class spends its time.
+The only importer of aiosmtpd. Its class gives session, envelope and the rare verbs (VRFY, HELP); what goes over the
+connection, and when, is smtp_flow.py's, without the tasks and timers with which the stock class spends its time.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ from qmaild.protocol.smtp import replies, session
 from qmaild.protocol.smtp.replies import Reply
 from qmaild.runtime import doors, journal, paths, poller
 from qmaild.runtime.cdb_file import CdbFile
-from qmaild.runtime.intake import Draft, Intake
+from qmaild.runtime.intake import Intake
 from qmaild.runtime.lookup import Lookup
+from qmaild.runtime.smtp_flow import Flow
 from qmaild.runtime.stream import Stream
-
-MAX_BUFFERED = 64 << 10  # commands read ahead while an answer is awaited
 
 
 class Server:
@@ -89,170 +87,27 @@ class Server:
         connection.connection_made(Stream(self.poller, sock, connection))
 
 
-class Connection(aiosmtpd.SMTP):
-    """One session. It holds a little over MAX_BUFFERED bytes of commands at most, and its draft's share."""
+class Connection(Flow, aiosmtpd.SMTP):
+    """One session: what the grammar asks, and who knows the answer."""
 
-    transport: Any  # a Stream, None once it is lost
+    _door: Server
     session: Any
     envelope: Any
 
     def __init__(self, server: Server, client: bytes, may_relay: bool) -> None:
         # aiosmtpd's __init__ looks through all its members, at each connection: it ran once, for all.
         self.__dict__.update(server.prototype)
-        self.client = client
-        self._may_relay = may_relay
-        self.last_heard = time.monotonic()
-        self._server = server
-        self._grammar = session.Session(server.profile)
-        self._draft: Draft | None = None
+        Flow.__init__(self, server, server.profile, client, may_relay)
         self._hops = trace.Hops()
         self._size = 0
         self._flags = 0
         self._tried = 0
         self._refused = 0
         self._begun = 0.0
-        self._is_running = False
-        self._is_reading = True
-        self._is_choked = False
-        self._is_eof = False
         self._said: list[bytes] = []
 
-    @property
-    def is_in_data(self) -> bool:
-        return self._grammar.is_in_data
-
-    @property
-    def may_go(self) -> bool:
-        return not (self._may_relay or self._is_waiting_for_us)
-
-    @property
-    def _is_waiting_for_us(self) -> bool:
-        is_ours = self._grammar.is_waiting or not self._is_reading
-        return self.transport is None or (is_ours and not self._is_choked)
-
-    # --- the transport's side
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, Stream)
-        self.transport = transport
-        self._grammar.greet()
-        self._advance()
-
-    def data_received(self, data: bytes) -> None:
-        if self._grammar.is_in_data:
-            self.last_heard = doors.progress(self.last_heard, time.monotonic(), len(data))
-        self._grammar.feed(data)
-        self._advance()
-
-    def eof_received(self) -> bool:
-        """Keep the socket for the answers that are still to come to what was sent before."""
-        self._is_eof = True
-        return self._grammar.is_waiting
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._draft and not self._grammar.is_waiting:
-            self._draft.abort()
-        self.transport = None
-        self._server.sessions.end(self)
-
-    def pause_writing(self) -> None:
-        """The client does not read our replies: read none of its commands."""
-        self._is_choked = True
-        self._read_if_possible()
-
-    def resume_writing(self) -> None:
-        self._is_choked = False
-        self._read_if_possible()
-
-    def stop(self) -> None:
-        self._grammar.close_soon(policy.SHUTTING_DOWN)
-        if self.transport is not None:
-            self._advance()
-
-    def time_out(self) -> None:
-        """The client got nowhere for too long; one that waits for us is not to blame."""
-        if self._is_waiting_for_us:
-            return
-        if self.transport.is_closing() or self._is_choked:
-            self.transport.abort()
-            return
-        self.transport.write(policy.TIMED_OUT.encode())
-        self.transport.close()
-
-    def give_way(self) -> None:
-        journal.record(events.REFUSED, peer=self.client, helo=self._grammar.helo, protocol=self._protocol(),
-                       command=b"session", code=policy.GIVE_WAY.code, enhanced=policy.GIVE_WAY.enhanced,
-                       text=policy.GIVE_WAY.text)  # fmt: skip
-        self.transport.write(policy.GIVE_WAY.encode())
-        self.transport.abort()
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-    # --- the loop
-
-    def _advance(self) -> None:
-        """Do everything that can be done now, then write once."""
-        if self._is_running:
-            return
-        self._is_running = True
-        grammar = self._grammar
-        try:
-            event: Any = grammar.next_event()
-            while event is not None:
-                _HANDLERS[type(event)](self, event)
-                event = grammar.next_event()
-        except Exception as error:  # a fault of ours costs this session, not those whose answers come behind it
-            self._server.loop.call_exception_handler({"message": "an SMTP session was given up", "exception": error})
-            self.abort()
-        finally:
-            self._is_running = False
-        if self.transport is None:
-            return
-        # While an answer is awaited the replies before it wait too: they leave together.
-        if not grammar.is_waiting:
-            out = grammar.take_replies()
-            if out:  # a command was complete: parts of one gain no time
-                self.last_heard = time.monotonic()
-                self.transport.write(out)
-            if grammar.is_over or self._is_eof:
-                self.transport.close()
-                return
-        if self._draft or not self._is_reading or grammar.buffered > MAX_BUFFERED:
-            self._read_if_possible()
-
-    def _answer(self, reply: Reply) -> None:
-        self._grammar.answer(reply)
-
-    def _resume(self, reply: Reply) -> None:
-        """Answer what was waiting, and go on with what came meanwhile."""
-        self._grammar.answer(reply)
-        self.last_heard = time.monotonic()
-        self._advance()
-
-    def _read_if_possible(self) -> None:
-        """Read on unless commands pile up, replies pile up, or the queue does not keep up."""
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
-        intake = self._server.intake
-        is_congested = self._draft is not None and intake.is_congested
-        wanted = not (is_congested or self._is_choked or self._grammar.buffered > MAX_BUFFERED)
-        if is_congested and self._is_reading:
-            intake.when_drained(self._read_if_possible)
-        if wanted != self._is_reading:
-            self._is_reading = wanted
-            if wanted:
-                self.last_heard = time.monotonic()  # it was we who did not read
-                transport.resume_reading()
-            else:
-                transport.pause_reading()
-
-    # --- what the grammar asks
-
     def _sender(self, event: asked.Sender) -> None:
-        reply = policy.sender(self._server.settings, event.size)
+        reply = policy.sender(self._door.settings, event.size)
         if reply.is_success:
             envelope: Any = self._create_envelope()
             envelope.mail_from = event.address
@@ -263,24 +118,24 @@ class Connection(aiosmtpd.SMTP):
             self._begun = time.monotonic()
         else:
             self._note_refusal(b"MAIL", reply, sender=event.address)
-        self._answer(reply)
+        self._grammar.answer(reply)
 
     def _recipient(self, event: asked.Recipient) -> None:
-        settings = self._server.settings
+        settings = self._door.settings
         address = event.address
         if address.endswith(b"]"):
             address = policy.own_literal(settings, address, self._own_address())
         verdict = policy.recipient(
-            settings, self._may_relay, self.envelope.mail_from, address, self._tried, self._server.is_listed)
+            settings, self._may_relay, self.envelope.mail_from, address, self._tried, self._door.is_listed)
         self._tried += 1
         if isinstance(verdict, Reply):
-            self._answer(self._recipient_reply(address, verdict))
+            self._grammar.answer(self._recipient_reply(address, verdict))
             return
-        known = self._server.lookup.known(verdict.address)
+        known = self._door.lookup.known(verdict.address)
         if known is not None:
-            self._answer(self._recipient_reply(address, policy.looked_up(known)))
+            self._grammar.answer(self._recipient_reply(address, policy.looked_up(known)))
         else:
-            self._server.lookup.ask(verdict.address, functools.partial(self._looked_up, address))
+            self._door.lookup.ask(verdict.address, functools.partial(self._looked_up, address))
 
     def _looked_up(self, address: bytes, answer: frames.Is | None) -> None:
         if self.transport is not None:
@@ -294,9 +149,9 @@ class Connection(aiosmtpd.SMTP):
         return reply
 
     def _data(self, event: asked.Data) -> None:
-        self._draft = self._server.intake.draft()
+        self._draft = self._door.intake.draft()
         self._hops = trace.Hops()
-        self._answer(replies.GO_AHEAD)
+        self._grammar.answer(replies.GO_AHEAD)
 
     def _content(self, event: asked.Content) -> None:
         if self._draft and event.text:
@@ -307,17 +162,17 @@ class Connection(aiosmtpd.SMTP):
         draft, envelope = self._draft, self.envelope
         assert draft is not None  # the grammar gives no end without DATA
         self._hops.feed(event.text)
-        refusal = policy.message(self._server.settings, event.problem, self._hops.count)
+        refusal = policy.message(self._door.settings, event.problem, self._hops.count)
         if refusal:
             draft.abort()
             self._draft = None
             self._note_refusal(b"DATA", refusal, sender=envelope.mail_from)
-            self._answer(refusal)
+            self._grammar.answer(refusal)
             return
         draft.write(event.text)
         self._size = event.size
         protocol = b"UTF8SMTP" if envelope.smtp_utf8 else self._protocol().upper()
-        prefix = trace.received(self._grammar.helo, self.client, self._server.settings.me, protocol,
+        prefix = trace.received(self._grammar.helo, self.client, self._door.settings.me, protocol,
                                 int(time.time()))  # fmt: skip
         origin = b"%b %b" % (self._protocol(), self.client)
         draft.finish(self._stored, prefix, self._flags, origin, envelope.mail_from, envelope.rcpt_tos)
@@ -370,9 +225,6 @@ class Connection(aiosmtpd.SMTP):
         name = self.transport.get_extra_info("sockname") if self.transport else None
         return doors.normal(name[0]) if name else b""
 
-    def _protocol(self) -> bytes:
-        return b"esmtp" if self._grammar.is_extended else b"smtp"
-
     def _note_refusal(self, command: bytes, reply: Reply, **fields: bytes) -> None:
         self._refused += 1
         if self._refused > policy.MAX_REFUSALS:
@@ -382,7 +234,7 @@ class Connection(aiosmtpd.SMTP):
             command=command, code=reply.code, enhanced=reply.enhanced, text=reply.text, **fields)  # fmt: skip
 
 
-_HANDLERS: dict[type, Callable[[Connection, Any], None]] = {
+Connection.handlers = {
     asked.Sender: Connection._sender,
     asked.Recipient: Connection._recipient,
     asked.Data: Connection._data,
