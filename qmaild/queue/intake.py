@@ -5,6 +5,7 @@ Every number from a peer is bounded here, whatever the door has checked: a door 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ MAX_PREFIX = 64 << 10  # trace fields and what policy may add
 MAX_TRACE = 1 << 20  # above databytes: what was small enough once is not refused for the trace fields of its forwards
 MAX_STREAMS = 1024  # large messages under way on one connection
 MAX_PIECE = 16 << 20  # bytes that one frame may hold the loop with
+BLOCK = 256  # recipients looked up at once: a mailing whose 100,000 recipients all forward is not read once for each
+BLOCKS = 16  # of these that are remembered: a message's recipients never change
 MAX_PENDING_BYTES = 64 << 20  # appended and not yet durable: above it nobody is read until the disk has caught up
 
 _buffer = memoryview(bytearray(64 << 10))  # what is read of a piece before it is written; more at a time is slower
@@ -48,6 +51,8 @@ class Intake:
         self._now = now
         self._forwarder = forwarder
         self._is_its = is_its
+        self._block = functools.lru_cache(maxsize=BLOCKS)(
+            lambda number, block: store.recipients(number, block * BLOCK, BLOCK))
         self._max_bytes = max_bytes
         self._on_trouble = on_trouble
         self._pending_bytes = 0
@@ -138,7 +143,7 @@ class Intake:
         if channel.peer.uid != self._forwarder or not self._store.is_out(number, index):
             return False
         try:
-            return self._is_its(self._store.recipient(number, index))
+            return self._is_its(self._block(number, index // BLOCK)[index % BLOCK])
         except StoreError:
             return False
 

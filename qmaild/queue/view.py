@@ -48,12 +48,10 @@ class View(Core):
         self._check(lib.queue_show_some(self._core, number, first, most, self._job))
         return _summary(self._job)
 
-    def recipient(self, number: int, index: int) -> bytes:
-        """Return one forward-path. StoreError unknown, state, damaged, io."""
-        found = self.summary(number, index, 1).recipients
-        if not found:
-            raise StoreError("unknown", f"message {number} has no recipient {index}")
-        return found[0].address
+    def recipients(self, number: int, first: int, most: int) -> list[bytes]:
+        """Return forward-paths from this index on, so many or fewer; it reads the whole record. StoreError unknown, state,
+        damaged, io."""
+        return [part.address for part in self.summary(number, first, most).recipients]
 
     def messages(self, after: int, limit: int) -> list[Summary]:
         """Return up to limit messages with numbers above after, ascending; those that cannot be read are left out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pytest
 from qmaild.protocol import frames
 from qmaild.queue.commits import Commits
 from qmaild.queue.intake import Intake
-from qmaild.queue.store import Store
+from qmaild.queue.store import FRESH, Store
 from qmaild.runtime import system
+from qmaild.runtime.channel import Peer
+
+from .processes import SECONDS
 
 
 class Door:
     """A connection as the intake sees it."""
 
     is_open = True
+    peer = Peer(1, 0, 0)
 
     def __init__(self) -> None:
         self.state: Any = None
@@ -48,4 +53,33 @@ def test_a_large_message_taken_back_while_it_is_synced_leaves_nothing_to_wait_fo
     store.close()
     assert door.said == [frames.Taken(1, 4)]
     assert not list((tmp_path / "queue/large").iterdir())
+    loop.close()
+
+
+def test_the_forwards_of_a_mailing_do_not_read_it_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.SelectorEventLoop()
+    store = Store.open(str(tmp_path / "queue"))
+    recipients = [b"user%d@host.test" % number for number in range(600)]
+    number = store.add(birth=1, flags=0, origin=b"smtp", sender=b"a@b.test", recipients=recipients, content=b"text")
+    ticket = store.commit()
+    while store.collect().durable < ticket:
+        assert select.select([store.eventfd], [], [], SECONDS)[0]
+    assert store.due(1, FRESH) is not None
+    asked: list[bytes] = []
+    reads: list[int] = []
+    read = store.recipients
+    monkeypatch.setattr(store, "recipients", lambda *where: reads.append(where[1]) or read(*where))
+
+    def is_its(address: bytes) -> bool:
+        asked.append(address)
+        return True
+
+    intake = Intake(store, Commits(loop, store), lambda: 1, 0, is_its, lambda: 0, lambda text: None)
+    door: Any = Door()
+    intake.opened(door)
+    for index in range(len(recipients)):
+        intake.frame(door, frames.Message(index, 0, b"forward", b"a@b.test", [b"c@d.test"], b"text", number, index), -1)
+    assert (asked, reads) == (recipients, [0, 256, 512])
+    assert door.said == []
+    store.close()
     loop.close()
