@@ -30,7 +30,8 @@
        the file is unlinked only after the end of the message is durable. Files no record names go at open.
    I12 Sizes read from disk are hostile: each is checked against what surrounds it before it is used.
    I13 A bad record costs only itself: replay goes on at the next record that is whole. The tail is where none follows. Bad
-       records of the last batch are a torn write, and counted as that (I18).
+       records of the last batch are a torn write, and counted as that (I18); an open writes the head of an END of nothing over
+       them, for the next batch will say that all before it was durable.
    I14 A recipient that is done or failed stays so. A message whose recipients are all done and that has no notes has
        ended, with or without an END record.
    I15 A refused or failed call leaves no trace, in memory or on disk.

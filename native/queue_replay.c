@@ -18,79 +18,104 @@ static uint64_t room_at(const struct segment *segment, uint64_t at)
     return end > at ? end - at : 0;
 }
 
-/* A copy in the last batch, and where its message lives without it. */
-struct moved {
+/* What an open takes out of the last batch: a copy, and where its message lives without it; or, with segment NULL, a gap of that
+   length, which a torn write left. */
+struct unsure {
     uint64_t number, at;
     struct segment *segment;
     uint32_t offset, length;
 };
-struct moves {
-    struct moved *each;
+struct doubts {
+    struct unsure *each;
     size_t used, room;
 };
 
+static int doubts_add(struct doubts *doubts, struct unsure unsure)
+{
+    if (doubts->used == doubts->room) {
+        size_t room = doubts->room ? doubts->room * 2 : 16;
+        struct unsure *wider = realloc(doubts->each, room * sizeof *wider);
+        if (!wider)
+            return Q_MEMORY;
+        doubts->each = wider;
+        doubts->room = room;
+    }
+    doubts->each[doubts->used++] = unsure;
+    return Q_OK;
+}
+
 /* Before: this record is about to be replayed. Errors: Q_MEMORY. */
-static int moves_note(struct queue *q, struct moves *moves, const uint8_t *record, uint64_t at)
+static int doubt_copy(struct queue *q, struct doubts *doubts, const uint8_t *record, uint64_t at)
 {
     const struct message *message = NULL;
 
     if (take16(record + 36) == MESSAGE && take16(record + 38) & MARK_COPY)
         message = index_find(q, take64(record + 24));
-    if (!message || message->segment == &q->limbo)
+    if (!message)
         return Q_OK;
-    if (moves->used == moves->room) {
-        size_t room = moves->room ? moves->room * 2 : 16;
-        struct moved *wider = realloc(moves->each, room * sizeof *wider);
-        if (!wider)
-            return Q_MEMORY;
-        moves->each = wider;
-        moves->room = room;
-    }
-    moves->each[moves->used++] = (struct moved){ message->number, at, message->segment, message->offset, message->length };
-    return Q_OK;
+    return doubts_add(doubts, (struct unsure){ message->number, at, message->segment, message->offset, message->length });
 }
 
-/* I8: of a copy in the last batch the facts may be missing. Its message stays where it was, which nothing can have released, and
-   the copy becomes an END of nothing, or what is appended next would vouch for it. Before: nothing behind vouches for them. */
-static void moves_undo(struct queue *q, const struct segment *segment, uint8_t *bytes, const struct moves *moves)
+/* Nothing is told by the record any more, whatever stands in its body. */
+static void end_of_nothing(uint8_t *record, const struct segment *segment, unsigned marks)
 {
-    for (size_t left = moves->used; left--;) {
-        const struct moved *moved = &moves->each[left];
-        struct message *message = index_find(q, moved->number);
-        uint8_t *record = bytes + moved->at;
-        if (!message || message->segment != segment || message->offset != moved->at || moved->segment->generation < q->oldest)
+    put64(record + 24, 0);
+    put16(record + 36, END);
+    put16(record + 38, (uint16_t)marks);
+    record_seal(record, segment->generation, segment->stamp);
+}
+
+/* I8: of a copy in the last batch the facts may be missing. Its message stays where it was, which nothing can have released. (One
+   in limbo stays with its copy: a checkpoint tells of durable ones only. Limbo's generation is 0.) I13: a gap there is no damage.
+   Both become an END of nothing, or what is appended next would vouch for them. Before: nothing behind does. */
+static void doubts_settle(struct queue *q, const struct segment *segment, uint8_t *bytes, const struct doubts *doubts)
+{
+    for (size_t left = doubts->used; left--;) {
+        const struct unsure *unsure = &doubts->each[left];
+        uint8_t *record = bytes + unsure->at;
+        struct message *message;
+        if (!unsure->segment) {
+            put32(record, RECORD_MAGIC);
+            put32(record + 32, unsure->length);
+            end_of_nothing(record, segment, 0);
+            continue;
+        }
+        message = index_find(q, unsure->number);
+        if (!message || message->segment != segment || message->offset != unsure->at || unsure->segment->generation < q->oldest)
             continue;
         message_unplace(q, message);
-        message_place(q, message, moved->segment, moved->offset, moved->length);
-        put64(record + 24, 0);
-        put16(record + 36, END);
-        put16(record + 38, take16(record + 38) & MARK_SURE);
-        record_seal(record, segment->generation, segment->stamp);
+        message_place(q, message, unsure->segment, unsure->offset, unsure->length);
+        end_of_nothing(record, segment, take16(record + 38) & MARK_SURE);
     }
 }
 
 /* Something bad between two good records is damage if what was synced later says that it was whole once. In the last
-   batch it is what a torn write leaves. *sure: all before it was durable when a record said so; moves: the copies behind it.
-   Before: it is `start`. */
+   batch it is what a torn write leaves. *sure: all before it was durable when a record said so; doubts: the copies and gaps
+   behind it. Before: it is `start`. */
 static int replay_bytes(struct queue *q, struct segment *segment, const uint8_t *bytes, uint64_t start, uint64_t *sure,
-                        struct moves *moves)
+                        struct doubts *doubts)
 {
     uint64_t at = start, end = start, gaps = 0;
 
     while (at + RECORD_HEAD <= segment->limit) {
-        int code;
+        int code = Q_OK;
         if (!record_is_whole(bytes + at, room_at(segment, at), segment->generation, segment->stamp)) {
             at += 8;
             continue;
         }
-        gaps += at != end; /* I13: something stood between the last good record and this one */
+        if (at != end) { /* I13: something stood between the last good record and this one */
+            gaps++;
+            if (at - end >= RECORD_HEAD)
+                code = doubts_add(doubts, (struct unsure){ .at = end, .length = (uint32_t)(at - end) });
+        }
         if (take16(bytes + at + 38) & MARK_SURE) {
             q->damaged += gaps;
             gaps = 0;
             *sure = at;
-            moves->used = 0;
+            doubts->used = 0;
         }
-        code = moves_note(q, moves, bytes + at, at);
+        if (code == Q_OK)
+            code = doubt_copy(q, doubts, bytes + at, at);
         if (code == Q_OK)
             code = replay_record(q, segment, bytes + at, at);
         if (code == Q_MEMORY)
@@ -136,7 +161,7 @@ static int make_sure(struct queue *q, const struct segment *segment, const uint8
 static int replay_segment(struct queue *q, struct segment *segment, uint64_t start)
 {
     uint8_t *bytes = calloc(1, segment->size);
-    struct moves moves = { 0 };
+    struct doubts doubts = { 0 };
     uint64_t sure = start;
     int64_t got;
     int code = Q_OK;
@@ -147,12 +172,12 @@ static int replay_segment(struct queue *q, struct segment *segment, uint64_t sta
     if (got < 0)
         code = fail_with(q, Q_IO, "%s: segment %08x: %s", q->directory, segment->name, strerror((int)-got));
     else
-        code = replay_bytes(q, segment, bytes, start, &sure, &moves);
+        code = replay_bytes(q, segment, bytes, start, &sure, &doubts);
     if (code == Q_OK && !segment->told) {
-        moves_undo(q, segment, bytes, &moves);
+        doubts_settle(q, segment, bytes, &doubts);
         code = make_sure(q, segment, bytes, sure);
     }
-    free(moves.each);
+    free(doubts.each);
     free(bytes);
     return code;
 }

@@ -629,11 +629,23 @@ static uint64_t sum_of(uint64_t number)
     return sum;
 }
 
+/* A record whose own file went when its message was refused, or was never asked to stay, counts as damaged. */
+static uint64_t files_never_promised(void)
+{
+    uint64_t count = 0;
+
+    for (uint32_t id = 0; id < entry_count; id++)
+        count += entries[id].large && !entries[id].acked;
+    return count;
+}
+
 static void picture_take(struct picture *picture)
 {
     struct queue_counts counts;
 
     queue_counts(q, &counts);
+    if (counts.damaged > files_never_promised())
+        broken("what a crash left is taken for damage", ENTRIES, counts.damaged);
     *picture = (struct picture){ .messages = counts.messages, .fresh = counts.fresh, .waiting = counts.waiting,
                                  .living = counts.living };
     picture->count = queue_list(q, 0, picture->numbers, ENTRIES);
