@@ -7,6 +7,7 @@ A broken promise or a sanitizer's finding ends the program with a word about it.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 from collections.abc import Callable
@@ -20,7 +21,8 @@ FLAGS = [
     "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
     "-fno-sanitize-recover", "-Wall", "-Wextra", "-Werror", "-pthread",
 ]  # fmt: skip
-WORKLOADS = {"eio": range(1, 3), "enospc": range(1, 3), "dying": range(1, 3), "full": range(1, 3)}
+ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "quarantine_size_mb=16"}  # more only takes the kernel's time, for fresh pages
+WORKLOADS = {"eio": 2, "enospc": 2, "dying": 2, "full": 2}  # three of all others
 POINTS_EACH = 250  # a workload makes more calls than this; fewer tried means that the workload broke off
 SERVED_PART = 3  # at one point in so many the store must have opened with a checkpoint
 SECONDS = 300
@@ -32,34 +34,39 @@ Record = Callable[[str, object], None]
 def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The programs crash and damage, built with sanitizers."""
     into = tmp_path_factory.mktemp("crash")
-    core = [str(path) for path in sorted((ROOT / "native").glob("queue*.c"))] + [str(ROOT / "native" / "crc32c.c")]
-    shared = [*core, str(HERE / "disk.c"), str(HERE / "model.c")]
+    sources = [*sorted((ROOT / "native").glob("queue*.c")), ROOT / "native" / "crc32c.c", *sorted(HERE.glob("*.c"))]
 
-    def build(name: str) -> None:
-        subprocess.run(
-            ["cc", *FLAGS, f"-I{ROOT / 'native'}", f"-I{HERE}", *shared, str(HERE / f"{name}.c"), "-o", str(into / name)],
-            check=True, timeout=SECONDS,
-        )  # fmt: skip
+    def object_of(source: pathlib.Path) -> pathlib.Path:
+        made = into / f"{source.stem}.o"
+        words = ["cc", *FLAGS, f"-I{ROOT / 'native'}", f"-I{HERE}", "-c", source, "-o", made]
+        subprocess.run(words, check=True, timeout=SECONDS)
+        return made
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(build, ["crash", "damage"]))
+        objects = {made.stem: made for made in pool.map(object_of, sources)}
+    programs = [objects.pop(name) for name in ("crash", "damage")]
+    for program in programs:
+        subprocess.run(["cc", *FLAGS, *objects.values(), program, "-o", into / program.stem], check=True, timeout=SECONDS)
     return into
 
 
 def numbers_of(program: pathlib.Path, *words: object) -> dict[str, int]:
     """Run it; return the numbers it prints behind their names, or fail with what it said."""
-    done = subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, timeout=SECONDS)
+    done = subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, timeout=SECONDS, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-4000:]
     said = done.stdout.split()
     return {name: int(number) for name, number in zip(said[::2], said[1::2], strict=True)}
 
 
 def tried(built: pathlib.Path, mode: str, record: Record) -> None:
+    """Every call of each workload. Two runs share one: three workloads keep two processors busy."""
+    runs = [(seed, first) for seed in range(1, WORKLOADS.get(mode, 3) + 1) for first in (1, 2)]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda seed: numbers_of(built / "crash", mode, seed, 1, 1), WORKLOADS.get(mode, range(1, 4))))
-    assert min(each["points"] for each in found) >= POINTS_EACH
-    assert all(each["served"] * SERVED_PART >= each["points"] for each in found)
-    record(f"points {mode}", sum(each["points"] for each in found))
+        found = list(pool.map(lambda run: numbers_of(built / "crash", mode, *run, 2), runs))
+    points = sum(each["points"] for each in found)
+    assert min(each["points"] for each in found) >= POINTS_EACH / 2
+    assert sum(each["served"] for each in found) * SERVED_PART >= points
+    record(f"points {mode}", points)
 
 
 def damaged(built: pathlib.Path, what: str, much: int, record: Record) -> int:
