@@ -1,7 +1,8 @@
 /* The machine dies at call n, or call n fails; it comes back, and the promises are checked.
-   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice, faltering, hurried, waiting, believing
-   (the power goes) or eio, enospc (call n fails), dying, full (all writes from call n on fail). Prints "points N served M":
-   at M of them the store opened with a checkpoint. A broken promise aborts. */
+   Usage: crash MODE WORKLOAD-SEED FIRST STRIDE, where MODE is lost, kept, torn, twice, inherited, faltering, hurried, waiting,
+   believing (the power goes), ebbing, stranded (the same while whole segments go) or eio, enospc (call n fails), dying, full (all
+   writes from call n on fail). Prints "points N served M": at M of them the store opened with a checkpoint. A broken promise
+   aborts. */
 #include "model.h"
 
 #include <errno.h>
@@ -34,7 +35,8 @@ static void succeed(int killed)
     disk_crash_at(disk, 1);
 }
 
-/* Die at call n; "twice": be killed, with the cache kept, then die again at any call of the recovery or soon after; "faltering":
+/* Die at call n; "twice": be killed, with the cache kept, then die again at any call of the recovery or soon after; "inherited":
+   be killed, and the power goes when another process has worked on with what the cache has; "faltering":
    call n fails, and the power goes a little later; "hurried": call n fails, a small message is acknowledged at once, and the
    power goes before anything else is durable; "waiting": call n fails, nothing more is committed, and the power goes;
    "believing": call n fails, another process opens what the cache has, and the power goes when that has worked for a while. */
@@ -68,6 +70,10 @@ static int crash_point(const char *mode, uint64_t seed, uint64_t n)
         course = LEAVE;
         loss = n % 3 ? LOST : TORN;
     }
+    if (strcmp(mode, "inherited") == 0) {
+        course = LEAVE;
+        loss = n % 2 ? LOST : TORN;
+    }
     run_workload();
     if (!disk_is_dead(disk) && !(course != GO_ON && disk_has_failed(disk)))
         return 0;
@@ -90,6 +96,31 @@ static int crash_point(const char *mode, uint64_t seed, uint64_t n)
         let_go();
     }
     disk_restart(disk, loss);
+    recover_and_check();
+    return 1;
+}
+
+/* The workload is over, and the ebb begins. Its calls come three times, with each loss. "ebbing": the power goes. "stranded": the
+   call fails, the process is killed at the next one, or later; another one opens what the cache has, and then the power goes. */
+static int ebb_point(const char *mode, uint64_t seed, uint64_t n)
+{
+    uint64_t at = (n + 2) / 3;
+    int is_stranded = strcmp(mode, "stranded") == 0;
+
+    start_over(seed, n);
+    run_workload();
+    disk_crash_at(disk, at);
+    if (is_stranded) {
+        disk_fail_at(disk, at, EIO, 0);
+        disk_crash_at(disk, at + 1 + (n % 3 == 2 ? disk_random(disk, 10) : 0));
+    }
+    ebb();
+    if (!disk_is_dead(disk))
+        return 0;
+    if (is_stranded)
+        succeed(1);
+    let_go();
+    disk_restart(disk, n % 3);
     recover_and_check();
     return 1;
 }
@@ -127,12 +158,13 @@ int main(int count, char **words)
 {
     char text[128];
     uint64_t points = 0, seed, stride;
-    int is_failure;
+    int is_failure, is_ebb;
 
     if (count != 5)
         return 100;
     is_failure = strcmp(words[1], "eio") == 0 || strcmp(words[1], "enospc") == 0 || strcmp(words[1], "dying") == 0 ||
                  strcmp(words[1], "full") == 0;
+    is_ebb = strcmp(words[1], "ebbing") == 0 || strcmp(words[1], "stranded") == 0;
     seed = strtoull(words[2], NULL, 10);
     stride = strtoull(words[4], NULL, 10);
     for (uint64_t n = strtoull(words[3], NULL, 10);; n += stride) {
@@ -140,7 +172,8 @@ int main(int count, char **words)
         snprintf(text, sizeof text, "%s, workload %llu, call %llu", words[1], (unsigned long long)seed,
                  (unsigned long long)n);
         doing = text;
-        more = is_failure ? failure_point(words[1], seed, n) : crash_point(words[1], seed, n);
+        more = is_failure ? failure_point(words[1], seed, n) : is_ebb ? ebb_point(words[1], seed, n)
+               : crash_point(words[1], seed, n);
         disk_free(disk);
         if (!more)
             break;

@@ -2,6 +2,7 @@
    Usage: damage segments SEED ROUNDS: every message that no damage touched is there with its content.
           damage checkpoint SEED STRIDE: one bit of every STRIDEth byte of a checkpoint, and cuts; it is never believed.
           damage misplaced SEED 1: a checkpoint that says a message stands where it begins itself; the log knows of none there.
+          damage foreign SEED 1: the checkpoint of another queue, which has had the same work; only stamps tell the two apart.
           damage forged SEED ROUNDS: checkpoints with sound checksums that say anything; the core stays in its memory.
    Prints "points N". */
 #include "crc32c.h"
@@ -185,11 +186,11 @@ static uint64_t segments(uint64_t seed, uint64_t rounds)
 /* ---- checkpoints */
 
 /* A disk with a queue that was closed in an orderly way. */
-static struct disk *closed_queue(uint64_t seed)
+static struct disk *closed_queue(uint64_t seed, uint64_t disk_seed)
 {
     uint64_t *size;
 
-    start_over(seed, seed);
+    start_over(seed, disk_seed);
     run_workload();
     let_go();
     forget_tickets();
@@ -209,7 +210,7 @@ static void expect_refused(void)
 
 static uint64_t checkpoint(uint64_t seed, uint64_t stride)
 {
-    struct disk *whole = closed_queue(seed);
+    struct disk *whole = closed_queue(seed, seed);
     uint64_t points = 0, *size;
     uint8_t *bytes;
 
@@ -268,7 +269,7 @@ static size_t number_length(const uint8_t *at)
 /* The first message of each chunk, by itself, is placed at P. Numbers there take the bytes that they took before. */
 static uint64_t misplaced(uint64_t seed)
 {
-    struct disk *whole = closed_queue(seed);
+    struct disk *whole = closed_queue(seed, seed);
     uint64_t points = 0, *size, *own, length;
     uint8_t *bytes = disk_bytes(whole, "/q/checkpoint", 0, &size), *place;
 
@@ -295,6 +296,25 @@ static uint64_t misplaced(uint64_t seed)
     return points;
 }
 
+static uint64_t foreign(uint64_t seed)
+{
+    struct disk *other, *own = closed_queue(seed, seed);
+    uint64_t *size, *other_size;
+    uint8_t *bytes, *other_bytes;
+
+    say("foreign", seed, 0);
+    other = closed_queue(seed, seed + 1);
+    bytes = disk_bytes(own, "/q/checkpoint", 0, &size);
+    other_bytes = disk_bytes(other, "/q/checkpoint", 0, &other_size);
+    if (*size != *other_size || memcmp(bytes + 24, other_bytes + 24, 8) != 0 || memcmp(bytes + 40, other_bytes + 40, 8) != 0)
+        broken("the other queue is another one", ENTRIES, *other_size);
+    memcpy(bytes, other_bytes, *size);
+    disk_free(other);
+    disk = own;
+    expect_refused();
+    return 1;
+}
+
 /* Whatever it makes of it: it can be listed, read, handed out and ended. */
 static void use_it(void)
 {
@@ -317,7 +337,7 @@ static void use_it(void)
 
 static uint64_t forged(uint64_t seed, uint64_t rounds)
 {
-    struct disk *whole = closed_queue(seed);
+    struct disk *whole = closed_queue(seed, seed);
     uint64_t believed = 0, *size;
 
     for (uint64_t round = 0; round < rounds; round++) {
@@ -355,7 +375,8 @@ int main(int count, char **words)
     much = strtoull(words[3], NULL, 10);
     points = strcmp(words[1], "segments") == 0 ? segments(seed, much)
              : strcmp(words[1], "checkpoint") == 0 ? checkpoint(seed, much)
-             : strcmp(words[1], "misplaced") == 0 ? misplaced(seed) : forged(seed, much);
+             : strcmp(words[1], "misplaced") == 0 ? misplaced(seed)
+             : strcmp(words[1], "foreign") == 0   ? foreign(seed) : forged(seed, much);
     printf("points %llu\n", (unsigned long long)points);
     return 0;
 }

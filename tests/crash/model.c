@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define STEPS 170
+#define EBB_ROUNDS 12
+#define EBB_LARGEST 40000 /* most of a segment: what waits with it often does not fit into the one there is */
 #define PUT_OFF (60 * INT64_C(1000000)) /* later than anything else here */
 
 struct entry {
@@ -812,6 +814,47 @@ void run_workload(void)
     }
     if (q && !disk_is_dead(disk))
         settle();
+}
+
+/* All that this message was handed out for is done with. */
+static void dispose(const struct queue_job *job)
+{
+    uint32_t id = content_check(job->record + job->content_offset, job->content_length);
+    uint32_t count = job->part_count, indexes[COUNT_MAX];
+    int is_finish = job->kind == QUEUE_FINISH;
+
+    for (uint32_t part = 0; part < count; part++)
+        indexes[part] = job->parts[part].index;
+    entries[id].acked = 1;
+    if (is_finish && queue_end(q, entries[id].number) == Q_OK) {
+        entries[id].end_asked = 1;
+        note_op(ENDING, id, 0);
+    }
+    for (uint32_t part = 0; part < count; part++)
+        if (!is_finish && queue_done(q, entries[id].number, &indexes[part], 1) == Q_OK) {
+            entries[id].asked[indexes[part]] = SERVED;
+            note_op(SERVED, id, indexes[part]);
+        }
+}
+
+void ebb(void)
+{
+    struct queue_job job;
+
+    for (int round = 0; round < EBB_ROUNDS && !disk_is_dead(disk); round++) {
+        clock_now += 10;
+        while (queue_due(q, clock_now, QUEUE_FRESH, &job) == 1 || queue_due(q, clock_now, QUEUE_RETRY, &job) == 1)
+            dispose(&job);
+        if (roll(2))
+            commit();
+        add(PLAIN, 0, 0, 0, HEAD + roll(EBB_LARGEST));
+        collect();
+        if (roll(3))
+            commit();
+        queue_step(q);
+        if (roll(2))
+            collect();
+    }
 }
 
 void let_go(void)

@@ -48,6 +48,8 @@ void start_over(uint64_t workload_seed, uint64_t disk_seed);
 extern enum course { GO_ON, HURRY, WAIT, LEAVE } course;
 extern uint32_t checkpoint_slice;
 void run_workload(void);
+/* After it: all that waits is served, while messages come that are as large as a record may be. Whole segments go, several at once. */
+void ebb(void);
 void step(uint32_t number);
 void settle(void);
 int open_queue(void);
