@@ -1,6 +1,6 @@
 """tcprules CDB TEMPORARY: make a cdb of the client rules on standard input.
 
-Exit status: 0, 100 wrong call, 111 it was not made and the old one stands.
+Exit status: 0; 100 wrong call, or a rule that is none; 111 it cannot be made. The old file stands unless a new one was made.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 111
     except ValueError as error:
         print(f"tcprules: the input: {error}", file=sys.stderr)
-        return 111
+        return 100
     return 0
 
 

@@ -47,7 +47,10 @@ class Client(NamedTuple):
 
 
 def records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the records of the rules, or raise RuleError. Of two rules about one address the first counts."""
+    """Yield the records of the rules, or raise RuleError. Of two rules about one address the first counts.
+
+    Differs: names match in any case. tcprules leaves them as they are, and tcpserver asks for what DNS happens to say.
+    """
     lengths: dict[int, set[int]] = {4: set(), 6: set()}
     for number, line in enumerate(content.split(b"\n"), 1):
         line = line.rstrip(b" \t")
@@ -99,23 +102,21 @@ def _keys(address: bytes, number: int, lengths: dict[int, set[int]]) -> Iterator
         return
     if b"-" in address:
         raise RuleError(number, "a range such as 192.0.2.10-20")
-    yield _normal(address)
-
-
-def _normal(address: bytes) -> bytes:
-    """Return an IPv6 address in its one spelling; anything else as it is."""
     if b":" not in address:
-        return address
+        yield address
+        return
     try:
-        return str(ipaddress.ip_address(address.decode("ascii", "replace"))).encode()
+        yield str(ipaddress.ip_address(address.decode("ascii", "replace"))).encode()
     except ValueError:
-        return address
+        raise RuleError(number, "an IPv6 address such as 2001:db8::1, or a network") from None
 
 
 def find(reader: cdb.Reader, client: Client) -> Rule | None:
     """Return the rule for this client, None if no line is about it. CdbError: the rules cannot be believed."""
     for key in keys_of(client, reader):
         value = reader.find(key)
+        if value is None and key != key.lower():
+            value = reader.find(key.lower())
         if value is not None:
             return _rule(value)
     return None
@@ -123,7 +124,7 @@ def find(reader: cdb.Reader, client: Client) -> Rule | None:
 
 def keys_of(client: Client, reader: cdb.Reader) -> Iterator[bytes]:
     """Yield the keys a client may be found under, in tcpserver's order; networks stand among the prefixes, longest first."""
-    address, host, user = (each.lower() for each in client)
+    address, host, user = client
     if user:
         yield user + b"@" + address
         if host:

@@ -31,13 +31,13 @@ class Native(NamedTuple):
 
 
 # Most exposed first: that is the order of a run.
-PYTHON = ("smtp_server", "smtp_client", "frames", "inject", "rules", "reports", "dump")
+PYTHON = ("smtp_server", "smtp_client", "frames", "inject", "rules", "users", "reports", "dump")
 NATIVE = {
     "body": Native(("native/body.c",)),
     "segments": Native(("native/queue*.c", "native/crc32c.c", "tests/crash/disk.c")),
     "client": Native(("native/system.c",), ("-detect_leaks=0",)),  # NSS keeps what it has read
 }
-TARGETS = ("body", "smtp_server", "segments", "smtp_client", "frames", "inject", "client", "rules", "reports", "dump")
+TARGETS = ("body", "smtp_server", "segments", "smtp_client", "frames", "inject", "client", "rules", "users", "reports", "dump")
 SEEDS = {"dump": "segments"}  # whose corpus and dictionary a target without its own begins with
 assert set(TARGETS) == {*PYTHON, *NATIVE}
 

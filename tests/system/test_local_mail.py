@@ -56,6 +56,39 @@ def test_mail_to_root_goes_to_the_alias_account_and_nothing_runs_as_root(one: Ho
     assert printed and not [line for line in printed.splitlines() if line.split()[0] == "0" and "services" in line]
 
 
+def test_f080_accounts_of_the_system_leave_their_mail_to_the_alias_user_under_its_whole_name(one: Host) -> None:
+    for local in ("root", "daemon", "www-data"):
+        one.write(f"/var/lib/qmaild/alias/.qmail-{local}-box", "./Maildir/\n", owner="qmaild-alias")
+        one.run(["/usr/sbin/sendmail", f"{local}-Box"], user="sue", input=f"Subject: for {local}\n\nhi\n")
+        read = "cat /var/lib/qmaild/alias/Maildir/new/* 2>/dev/null"
+        one.wait_for(lambda: f"Subject: for {local}" in one.run(read, check=False).stdout, what=f"mail to {local}")  # noqa: B023
+        assert f"Delivered-To: {local}-Box@one.test" in one.run(read).stdout
+
+
+def test_users_assign_moves_mail_between_uids_and_its_damage_makes_it_wait(one: Host) -> None:
+    one.run("getent passwd | qmaild qmail-pw2u >/etc/qmaild/users/assign && qmaild qmail-newu")
+    assign = one.read("/etc/qmaild/users/assign")
+    assert "=joe:joe:" in assign and assign.endswith("\n.\n") and "root" not in assign and "daemon" not in assign
+    one.run("test -d /home/sue/Maildir || maildirmake /home/sue/Maildir", user="sue")
+    one.write("/home/sue/.qmail-desk", "./Maildir/\n", owner="sue", mode=0o600)
+    number = one.run(["id", "-u", "sue"]).stdout.strip()
+    one.write("/etc/qmaild/users/assign", f"=help:sue:{number}:{number}:/home/sue:-:desk:\n{assign}")
+    one.run(["qmaild", "qmail-newu"])
+    one.run("echo hi | mail -s assigned help; echo hi | mail -s as-before joe", user="ann")
+    assert "Delivered-To: help@one.test" in one.wait_for_mail("sue", "Subject: assigned")
+    assert one.wait_for_mail("joe", "Subject: as-before")
+    one.run("truncate --size=-1 /etc/qmaild/users/cdb")
+    said = one.smtp("EHLO x", "MAIL FROM:<a@b.test>", "RCPT TO:<help@one.test>", "RCPT TO:<joe@one.test>")
+    assert [reply[:3] for reply in said] == ["220", "250", "250", "451", "451"]
+    one.run("echo hi | mail -s waited joe", user="ann")
+    one.wait_for(lambda: "/etc/qmaild/users/cdb: " in one.run("journalctl -u qmaild-local --no-pager").stdout, what="a record")
+    assert not [message for message in one.mailbox("joe") if "Subject: waited" in message]
+    one.run(["qmaild", "qmail-newu"])
+    one.run(["qmailctl", "queue", "retry", "all"])
+    assert one.wait_for_mail("joe", "Subject: waited")
+    one.run("rm /etc/qmaild/users/assign /etc/qmaild/users/cdb")
+
+
 def test_aliases_are_honoured_and_an_error_in_them_keeps_the_old_ones(one: Host) -> None:
     before = one.read("/etc/aliases")
     one.write("/etc/aliases", before + "staff: joe, sue\n")
