@@ -14,6 +14,7 @@ COMMANDS = {
 }
 PROGRAMS = {
     "maildirmake": ("qmaild.commands.maildirmake", "make a maildir"),
+    "qmail-getpw": ("qmaild.commands.qmail_getpw", "print the account that a local part belongs to by its name"),
     "qmail-newmrh": ("qmaild.commands.qmail_newmrh", "make control/morercpthosts.cdb of control/morercpthosts"),
     "qmail-newu": ("qmaild.commands.qmail_newu", "make users/cdb of users/assign"),
     "qmail-pw2u": ("qmaild.commands.qmail_pw2u", "make lines of users/assign from a passwd file"),

@@ -62,6 +62,22 @@ def unknown_files() -> list[str]:
     return [name for name in names if name not in TABLE and name not in COMPANIONS and not name.startswith(".")]
 
 
+def stale_files() -> list[tuple[str, str]]:
+    """Return (file, program) for what a program makes of a text that has changed since."""
+    made = (
+        (f"{paths.CONTROL}/morercpthosts", f"{paths.CONTROL}/morercpthosts.cdb", "qmail-newmrh"),
+        (f"{paths.USERS}/assign", f"{paths.USERS}/cdb", "qmail-newu"),
+    )
+    return [(result, program) for source, result, program in made if _changed(source) > _changed(result)]
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
 def show(as_json: bool) -> int:
     """Print everything. Exit status 1 if any file has an error."""
     files, problems = controls.read_files()
@@ -79,12 +95,15 @@ def show(as_json: bool) -> int:
                 for problem in problems
             ],
             "unknown": unknown_files(),
+            "stale": [{"file": file, "made_by": program} for file, program in stale_files()],
             "homes_outside": [{"user": user, "home": home} for user, home in homes],
         }, indent=1))  # fmt: skip
     else:
         _print(settings, files, wrong)
         for name in unknown_files():
             print(f"{paths.CONTROL}/{name}: warning: no setting has this name", file=sys.stderr)
+        for file, program in stale_files():
+            print(f"{file}: warning: older than what it is made of: qmaild {program} makes it anew", file=sys.stderr)
         for user, home in homes:
             print(f"warning: deliveries may not write the home of {user} ({home}): name it in a drop-in with "
                   "ReadWritePaths= for qmaild-spawn.service and qmaild-program.service", file=sys.stderr)  # fmt: skip

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from qmaild.__main__ import COMMANDS, PROGRAMS
-from qmaild.commands import compiling, flags, qmail_newmrh, qmail_newu
+from qmaild.commands import compiling, configuration, flags, qmail_getpw, qmail_newmrh, qmail_newu
 from qmaild.control.cdb import Reader
-from qmaild.runtime import paths
+from qmaild.runtime import paths, system
 
 from .processes import ROOT
 
@@ -61,7 +61,7 @@ def test_all_commands_are_told_to_who_asks_for_none() -> None:
 HEAVY = {"asyncio", "socket", "ssl", "aiosmtpd", "dns", "systemd", "inspect", "json", "logging"}
 
 
-@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"qmail-pw2u"}))
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"qmail-pw2u", "qmail-getpw"}))
 def test_a_program_loads_nothing_that_takes_long(name: str) -> None:
     script = f"import sys, {PROGRAMS[name][0]}; print(*sorted(sys.modules))"
     loaded = run(sys.executable, "-c", script).stdout.decode().split()
@@ -100,6 +100,53 @@ def test_tcprules_makes_its_file_by_way_of_the_temporary_one(tmp_path: Path) -> 
     assert Reader((tmp_path / "rules.cdb").read_bytes()).find(b"") == b"D\0"
     assert [path.name for path in tmp_path.iterdir()] == ["rules.cdb"]
     assert run(*words[:-1], tmp_path / "no/such/folder", given=b"").returncode == 111
+
+
+ACCOUNTS = {b"joe": 1000, b"joe-x": 1001, b"games": 5, b"qmaild-alias": 990}
+
+
+@pytest.mark.parametrize(("local", "fields"), [
+    ("Joe", [b"joe", b"1000", b"", b""]), ("joe-A-b", [b"joe", b"1000", b"-", b"A-b"]),
+    ("joe-X-b", [b"joe-x", b"1001", b"-", b"b"]), ("games", [b"qmaild-alias", b"990", b"-", b"games"]),
+    ("", [b"qmaild-alias", b"990", b"-", b""]),
+])  # fmt: skip
+def test_qmail_getpw_prints_the_account_and_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], local: str, fields: list[bytes]
+) -> None:
+    def account(name: bytes) -> system.Answer:
+        if name in ACCOUNTS:
+            return system.Found(system.Account(name, ACCOUNTS[name], 100, b"/home/" + name, b"/bin/sh"))
+        return system.Absent()
+
+    monkeypatch.setattr(paths, "CONTROL", str(tmp_path))
+    monkeypatch.setattr(system, "account_by_name", account)
+    assert qmail_getpw.main([local]) == 0
+    user, uid, gid, home, dash, extension, rest = capfdbinary.readouterr().out.split(b"\0")
+    assert ([user, uid, dash, extension], gid, home, rest) == (fields, b"100", b"/home/" + user, b"")
+
+
+def test_qmail_getpw_says_what_it_cannot_do_by_its_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "CONTROL", str(tmp_path))
+    monkeypatch.setattr(system, "account_by_name", lambda name: system.Absent())
+    assert qmail_getpw.main(["joe"]) == 116
+    monkeypatch.setattr(system, "account_by_name", lambda name: system.Trouble(5))
+    assert qmail_getpw.main(["joe"]) == 118
+    assert qmail_getpw.main([]) == qmail_getpw.main(["a", "b"]) == 100
+    (tmp_path / "databytes").write_text("many\n")
+    assert qmail_getpw.main(["joe"]) == 111
+
+
+def test_what_is_older_than_its_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "CONTROL", str(tmp_path))
+    monkeypatch.setattr(paths, "USERS", str(tmp_path / "users"))
+    assert configuration.stale_files() == []
+    (tmp_path / "morercpthosts").write_text("a.test\n")
+    assert configuration.stale_files() == [(f"{tmp_path}/morercpthosts.cdb", "qmail-newmrh")]
+    assert qmail_newmrh.main([]) == 0
+    assert configuration.stale_files() == []
+    later = (tmp_path / "morercpthosts.cdb").stat().st_mtime_ns + 1
+    os.utime(tmp_path / "morercpthosts", ns=(later, later))
+    assert configuration.stale_files() == [(f"{tmp_path}/morercpthosts.cdb", "qmail-newmrh")]
 
 
 def test_a_file_gets_its_name_when_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

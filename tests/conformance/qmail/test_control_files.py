@@ -53,4 +53,4 @@ def test_f210_files_that_no_setting_has_are_named(host: Host) -> None:
     (host.control / "morercpthosts").write_text("")
     done = host.program("ctl", "config")
     host.remove("locals~", "morercpthosts")
-    assert re.findall(rb"(?m)^\S+/([^/:]+): warning", done.stderr) == [b"locals~"]
+    assert re.findall(rb"(?m)^\S+/([^/:]+): warning: no setting", done.stderr) == [b"locals~"]
