@@ -15,8 +15,9 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.
 
 
 class Found(NamedTuple):
-    """A dot-qmail file: its bytes, whether it may only forward, and what DEFAULT is."""
+    """A dot-qmail file: its name in the home, its bytes, whether it may only forward, and what DEFAULT is."""
 
+    name: bytes
     content: bytes
     forward_only: bool
     default: bytes | None
@@ -50,21 +51,21 @@ def find(home: bytes, dash: bytes, extension: bytes) -> Found | Outcome | None:
         except OSError as error:
             if error.errno in _MISSING:
                 continue
-            return of_error(b"read the dot-qmail file", error)
+            return of_error(b"read " + name, error)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 continue
             if status.st_mode & stat.S_IWOTH:
-                return temporary(b"4.7.0", b"the dot-qmail file is writable by everybody")
+                return temporary(b"4.7.0", name + b": the file is writable by everybody")
             content = _read(descriptor)
         except OSError as error:
-            return of_error(b"read the dot-qmail file", error)
+            return of_error(b"read " + name, error)
         finally:
             os.close(descriptor)
         if len(content) > MAX_FILE_BYTES:
-            return temporary(b"4.2.1", b"the dot-qmail file is too long")
-        return Found(content, bool(status.st_mode & stat.S_IXUSR), default)
+            return temporary(b"4.2.1", name + b": the file is too long")
+        return Found(name, content, bool(status.st_mode & stat.S_IXUSR), default)
     return None
 
 

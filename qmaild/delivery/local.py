@@ -96,6 +96,7 @@ class Deliverer:
                 return LOOPING
         except OSError as error:
             return of_error(b"read the message", error)
+        source = b"the alias"
         try:
             if order.fixed:
                 plan = Plan(order.tag, envelope, contents, dotqmail.parse(order.instructions, False, True), None, False, True)
@@ -103,9 +104,10 @@ class Deliverer:
                 found = self._found(envelope, files)
                 if isinstance(found, Outcome):
                     return found
+                source = found.name if found and found.content else b"defaultdelivery"
                 plan = self._with_instructions(order, envelope, contents, found)
         except dotqmail.InstructionError as error:
-            return temporary(error.enhanced, error.text)
+            return temporary(error.enhanced, b"%b:%d: %b" % (source, error.line, error.text))
         if not self._has_programs and any(each.kind is Kind.PROGRAM for each in plan.instructions):
             return frames.NeedsProgram(order.tag)
         return plan

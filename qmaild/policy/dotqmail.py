@@ -32,10 +32,14 @@ class Instruction(NamedTuple):
 
 
 class InstructionError(ValueError):
-    """The instructions cannot be followed as they stand: a temporary failure, so that their owner can mend them."""
+    """The instructions cannot be followed as they stand: a temporary failure, so that their owner can mend them.
 
-    def __init__(self, enhanced: bytes, text: bytes) -> None:
-        super().__init__(text.decode())
+    line counts from 1.
+    """
+
+    def __init__(self, line: int, enhanced: bytes, text: bytes) -> None:
+        super().__init__(f"line {line}: {text.decode()}")
+        self.line = line
         self.enhanced = enhanced
         self.text = text
 
@@ -94,12 +98,17 @@ def parse(content: bytes, forward_only: bool, fixed: bool = False) -> tuple[Inst
     forward_only: the file has its owner's x bit. fixed: the lines come from /etc/aliases, where :include: has a meaning.
     Differs: the whole file is judged before its first line is followed, so a bad line never makes duplicates.
     """
-    found: list[Instruction] = []
-    for number, line in enumerate(content.split(b"\n")):
+    return tuple([instruction for _, instruction in numbered(content, forward_only, fixed)])
+
+
+def numbered(content: bytes, forward_only: bool, fixed: bool = False) -> list[tuple[int, Instruction]]:
+    """Return the same, each with the number of its line."""
+    found: list[tuple[int, Instruction]] = []
+    for number, line in enumerate(content.split(b"\n"), 1):
         line = line.rstrip(b" \t")
         if not line:
-            if number == 0:
-                raise InstructionError(b"4.2.1", b"the first line of the dot-qmail file is blank")
+            if number == 1:
+                raise InstructionError(1, b"4.2.1", b"the first line is blank")
             continue
         if line.startswith(b"+"):
             forward_only = forward_only or line == b"+list"
@@ -108,11 +117,11 @@ def parse(content: bytes, forward_only: bool, fixed: bool = False) -> tuple[Inst
             continue
         instruction = _instruction(line, fixed)
         if forward_only and instruction.kind in _NOT_IN_LISTS:
-            raise InstructionError(b"4.7.0", b"a dot-qmail file that may only forward has a file or program line")
+            raise InstructionError(number, b"4.7.0", b"a file or program line where only forwards may stand")
         if b"\0" in instruction.value:
-            raise InstructionError(b"4.2.1", b"a NUL byte in the dot-qmail file")
-        found.append(instruction)
-    return tuple(found)
+            raise InstructionError(number, b"4.2.1", b"a NUL byte")
+        found.append((number, instruction))
+    return found
 
 
 _NOT_IN_LISTS = (Kind.MAILDIR, Kind.MBOX, Kind.PROGRAM)

@@ -10,6 +10,8 @@ from qmaild.policy import dotqmail
 from qmaild.policy.dotqmail import Envelope, Instruction, InstructionError, Kind
 from qmaild.protocol.frames import PERMANENT, SUCCESS, TEMPORARY
 
+LINES = [b"", b" \t", b"#|x", b"+list ", b"+foo", b"|a b\t", b"./m/", b"./m", b"/d/\0", b"&a@b", b"a@b ", b" x", b"|"]
+
 
 def envelope(local: bytes = b"joe-list", extension: bytes = b"list", sender: bytes = b"s@x.test") -> Envelope:
     return Envelope(b"joe", b"/home/joe", local, b"-", extension, b"host", sender)
@@ -67,15 +69,15 @@ def test_every_kind_of_line_is_understood() -> None:
 def test_a_blank_first_line_is_a_temporary_failure(text: bytes) -> None:
     with pytest.raises(InstructionError) as caught:
         dotqmail.parse(text, False)
-    assert caught.value.enhanced == b"4.2.1"
+    assert (caught.value.line, caught.value.enhanced) == (1, b"4.2.1")
 
 
 @pytest.mark.parametrize("line", [b"|true", b"./mbox", b"./Maildir/"])
 def test_forward_only_files_may_not_deliver(line: bytes) -> None:
-    for text, flag in ((line, True), (b"a@b.test\n+list\n" + line, False)):
+    for text, flag, number in ((line, True, 1), (b"a@b.test\n\n#\n+list\n" + line, False, 5)):
         with pytest.raises(InstructionError) as caught:
             dotqmail.parse(text, flag)
-        assert caught.value.enhanced == b"4.7.0"
+        assert (caught.value.line, caught.value.enhanced) == (number, b"4.7.0")
 
 
 def test_a_line_above_list_may_deliver() -> None:
@@ -92,9 +94,27 @@ def test_any_bytes_give_instructions_or_an_error(text: bytes, flag: bool) -> Non
     try:
         found = dotqmail.parse(text, flag)
     except InstructionError as error:
-        assert error.enhanced.startswith(b"4.")
+        assert error.enhanced.startswith(b"4.") and 0 < error.line <= text.count(b"\n") + 1
     else:
         assert all(b"\n" not in each.value and b"\0" not in each.value for each in found)
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=8), st.booleans())
+def test_a_file_is_read_whole_as_its_lines_are_one_by_one(lines: list[bytes], flag: bool) -> None:
+    expected: list[tuple[int, Instruction]] = []
+    wrong = 0
+    is_list = flag
+    for number, line in enumerate(lines, 1):
+        is_list = is_list or line.rstrip() == b"+list"
+        try:
+            expected += [(number, each) for each in dotqmail.parse(b"#\n" + line, is_list)]
+            wrong = wrong or (1 if number == 1 and not line.strip() else 0)
+        except InstructionError:
+            wrong = wrong or number
+    try:
+        assert dotqmail.numbered(b"\n".join(lines), flag) == expected and (not wrong or not lines)
+    except InstructionError as error:
+        assert error.line == (wrong or 1)
 
 
 def test_the_sender_of_forwards_is_the_owner_and_a_template_with_owner_default() -> None:

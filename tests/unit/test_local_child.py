@@ -92,6 +92,15 @@ def test_a_file_that_cannot_be_followed_defers(home: Path, content: bytes, mode:
     assert [path.name for path in home.iterdir()] == [".qmail"]
 
 
+def test_what_is_wrong_in_a_file_is_told_with_its_name_and_line(home: Path) -> None:
+    (home / ".qmail-default").write_bytes(b"&a@b\n+list\n|x\n")
+    assert one(home, b"x")[2] == b".qmail-default:3: a file or program line where only forwards may stand"
+    (home / ".qmail-default").chmod(0o602)
+    assert one(home, b"x")[2] == b".qmail-default: the file is writable by everybody"
+    assert one(home, instructions=b"\n")[2] == b"defaultdelivery:1: the first line is blank"
+    assert one(home, instructions=b"|a\0", fixed=1)[2] == b"the alias:1: a NUL byte"
+
+
 def test_a_group_writable_file_is_followed_and_a_folder_of_its_name_is_not_there(home: Path) -> None:
     (home / ".qmail-x").write_bytes(b"&a@b\n")
     (home / ".qmail-x").chmod(0o660)

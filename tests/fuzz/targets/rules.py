@@ -51,9 +51,15 @@ def dot_qmail(data: bytes) -> None:
     for forward_only in (False, True):
         for fixed in (False, True):
             try:
-                found = dotqmail.parse(data, forward_only, fixed)
-            except dotqmail.InstructionError:
+                lines = dotqmail.numbered(data, forward_only, fixed)
+            except dotqmail.InstructionError as error:
+                assert 0 < error.line <= data.count(b"\n") + 1
                 continue
+            found = [each for _, each in lines]
+            # Line by line it says the same.
+            texts = data.split(b"\n")
+            for number, each in lines:
+                assert dotqmail.parse(texts[number - 1], False, fixed) == (each,)
             assert not any(b"\n" in each.value or b"\0" in each.value for each in found)
             assert fixed or not any(each.kind is dotqmail.Kind.INCLUDE for each in found)
             if forward_only:
