@@ -30,6 +30,7 @@ _ENHANCED = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}")
 
 CHILD_LOST = temporary(b"4.3.0", b"the deliverer of this user ended or did not answer")
 CHILD_LIES = temporary(b"4.3.0", b"the deliverer of this user gave no sensible answer")
+NOBODY = Outcome(SUCCESS, b"2.0.0", b"did 0+0+0")
 UNWANTED = temporary(b"4.3.0", b"nobody waits for this delivery any more")
 LOOPING = permanent(b"5.4.6", b"this message is looping: it already has my Delivered-To line")
 
@@ -128,6 +129,9 @@ class _Attempt:
         self._peer = b""
 
     def start(self) -> None:
+        if not self._local:
+            self._done(NOBODY, self._peer)  # as qmail-lspawn: there is no account and no file to look for
+            return
         self._house.resolver.resolve(self._local, self._resolved)
 
     def _resolved(self, target: Target) -> None:
