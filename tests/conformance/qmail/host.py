@@ -19,13 +19,14 @@ import pytest
 from qmaild.protocol import frames
 from tests.unit.peers import Client
 from tests.unit.processes import ROOT, SECONDS, Running
-from tests.unit.smtp_peer import Peer
+from tests.unit.smtp_peer import Peer, Seen
 from tests.unit.whole_house import SOCKETS, WholeHouse
 
 USERS = ("joe", "games")
 SERVICES = ("spawn", "program", "local", "dial", "remote", "send", "queue", "smtpd", "inject")
 TELL = '|f={seen}/$$; printf "%s\\n" "$USER" "$EXT" "$RECIPIENT" >$f.new && mv $f.new $f\n'
 SENDER = b"sender@far.test"
+PATIENCE = 60.0  # for one delivery: a mailbox that is locked is waited for half of that
 
 
 class Whose(NamedTuple):
@@ -34,6 +35,14 @@ class Whose(NamedTuple):
     user: str
     extension: str
     address: str
+
+
+class Delivery(NamedTuple):
+    """What came of one delivery: K, Z or D, the enhanced status code, what the deliverer said."""
+
+    outcome: bytes
+    enhanced: bytes
+    text: bytes
 
 
 class Host:
@@ -148,6 +157,31 @@ class Host:
         """Send a message to this address and return who got it."""
         self.queue(address)
         return self.arrival()
+
+    def home(self, user: str) -> Path:
+        """Return the home of this account, new and empty; the account is made if there was none."""
+        home = self.top / "home" / user
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(mode=0o700)
+        names = (self.top / "users").read_text()
+        if f"{user}\n" not in names:
+            (self.top / "users").write_text(f"{names}{user}\n")
+        return home
+
+    def deliver(self, recipient: bytes, content: bytes = b"Subject: x\n\nhi\n", sender: bytes = SENDER) -> Delivery:
+        """Have local deliver a message as send would, and return what it reports."""
+        client = self._services["local"].client("local")
+        client._sock.settimeout(PATIENCE)
+        client.send(frames.Order(next(self._numbers), 0, 1_700_000_000_000_000, 0, b"local", sender, [0], [recipient],
+                                 len(content), content, 0))  # fmt: skip
+        report, _ = client.receive()
+        client.close()
+        assert isinstance(report, frames.Report)
+        return Delivery(report.outcomes, report.enhanced[0], report.texts[0])
+
+    def forwarded(self) -> Seen:
+        """Wait for the next message that the peer takes."""
+        return self.peer.messages.get(timeout=SECONDS)
 
     def arrival(self) -> Whose:
         """Wait for the next message that arrives anywhere."""

@@ -7,7 +7,7 @@ TO_COME = {
     "qmail-send: schedule and life": range(36, 55),
     "logs": range(55, 62),
     "bounces": range(62, 75),
-    "local delivery: dot-qmail, files, programs": range(82, 122),
+    "local delivery: files that cannot be read, qmail-local -n, the programs of dot-qmail lines": [102, 113, *range(116, 120)],
     "qmail-inject and sendmail": range(122, 144),
     "the SMTP server: its dialogue": [*range(144, 148), *range(152, 170)],
     "the SMTP client": range(170, 189),
