@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,16 +40,16 @@ GROUPS = f"root:x:0:\nbob:x:{BOB}:\nfriends:x:12345:bob,eve\n"
 
 
 class Asked:
-    """Our end of the pair whose other end was given away."""
+    """Our end of the pair whose other end was given away, or these others instead."""
 
-    def __init__(self, path: Path, uid: int, version: int = 1) -> None:
+    def __init__(self, path: Path, uid: int, version: int = 1, instead: Sequence[int] = ()) -> None:
         self.spawner = socket.socket(socket.AF_UNIX)
         self.spawner.settimeout(SECONDS)
         self.spawner.connect(str(path))
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(SECONDS)
         with theirs:
-            socket.send_fds(self.spawner, [struct.pack("!II", version, uid)], [theirs.fileno()])
+            socket.send_fds(self.spawner, [struct.pack("!II", version, uid)], list(instead) or [theirs.fileno()])
 
     def answer(self, frame: frames.Frame) -> frames.Frame:
         self.sock.sendall(frames.encode(frame))
@@ -223,14 +223,16 @@ def test_a_hostile_program_stays_who_it_is(program: Unit) -> None:
 @pytest.mark.parametrize("what", ["version", "descriptor", "length", "two", "network", "file"])
 def test_a_request_that_is_none_ends_the_connection_and_nothing_else(house: House, what: str) -> None:
     house.user("bob")
-    with Running("spawn", ["spawn"], house.top), lingering() as stranger, open(os.devnull) as file:
+    with Running("spawn", ["spawn"], house.top) as spawn, lingering() as stranger, open(os.devnull) as file:
         path = house.top / "run/spawn.sock"
         others = {"two": [stranger.fileno(), file.fileno()], "network": [stranger.fileno()], "file": [file.fileno()]}
         if what in others:
-            bad = Asked(path, 1)
-            socket.send_fds(bad.spawner, [struct.pack("!II", 1, os.geteuid())], others[what])
+            assert Asked(path, os.geteuid(), version=2).is_refused()  # it serves
+            spawn.process.send_signal(signal.SIGSTOP)
+            bad = Asked(path, os.geteuid(), instead=others[what])
             if what != "file":
-                stranger.close()  # whoever closes it now waits for a minute
+                stranger.close()  # whoever closes it after us waits for a minute
+            spawn.process.send_signal(signal.SIGCONT)
         elif what == "version":
             bad = Asked(path, os.geteuid(), version=2)
             assert bad.is_refused()
