@@ -9,8 +9,9 @@ from qmaild.message.address import MAX_ADDRESS
 MAX_DOMAIN = 255  # RFC 5321 4.5.3.1.2
 
 # RFC 5321 4.1.2, with RFC 6531 3.3 for bytes from 128 up. No alternative starts as another does, so no
-# input makes the matcher try twice. Differs from the RFC: _ in host names, which the real world has.
-_ATOM = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]+"
+# input makes the matcher try twice. Differs from the RFC: _ in host names, which the real world has, and RFC 821's
+# backslash outside of quotes, as in qmail.
+_ATOM = rb"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]|\\[ -~])+"
 _QUOTED = rb'"(?:[ !#-\[\]-~\x80-\xff]|\\[ -~])*"'
 _LABEL = rb"[A-Za-z0-9_\x80-\xff]+(?:-+[A-Za-z0-9_\x80-\xff]+)*"
 _DOMAIN = _LABEL + rb"(?:\." + _LABEL + rb")*"
@@ -23,10 +24,11 @@ _MAILBOX = _LOCAL + rb"(?:@(" + _DOMAIN + rb"|" + _LITERAL + rb"))?"
 
 # Blanks after the colon are not in the grammar, but in many clients.
 _KEYWORD = {
-    b"FROM:": re.compile(rb"FROM:[ \t]*<", re.IGNORECASE),
-    b"TO:": re.compile(rb"TO:[ \t]*<", re.IGNORECASE),
+    b"FROM:": re.compile(rb"FROM:[ \t]*(<?)", re.IGNORECASE),
+    b"TO:": re.compile(rb"TO:[ \t]*(<?)", re.IGNORECASE),
 }
 _PATH = re.compile(_ROUTE + _MAILBOX + rb">")
+_BARE = re.compile(_MAILBOX + rb"(?= |\Z)")  # nor is a path without its brackets
 _PAIR = re.compile(rb"\\(.)")
 _PARAMETER = re.compile(rb"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([!-<>-~\x80-\xff]+))?")
 
@@ -36,7 +38,7 @@ class PathError(ValueError):
 
 
 def parse(argument: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
-    """Return (address, rest) of `FROM:<...> ...` or `TO:<...> ...`; None if it begins otherwise.
+    """Return (address, rest) of `FROM:<...> ...` or `TO:<...> ...`, or without the brackets; None if it begins otherwise.
 
     The null reverse-path gives an empty address, <postmaster> and other names alone one without @. A source route
     is dropped (RFC 5321 appendix C). PathError: there is something between the brackets that is no path.
@@ -45,16 +47,20 @@ def parse(argument: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
     if start is None:
         return None
     place = start.end()
-    found = _PATH.match(argument, place)
+    found = (_PATH if start[1] else _BARE).match(argument, place)
     if found is None:
+        if not start[1]:
+            return None
         if keyword == b"FROM:" and argument.startswith(b">", place):
             return b"", argument[place + 1 :]
         raise PathError("no path")
     local, quoted, domain = found.groups()
-    if quoted is not None and domain is None:
-        raise PathError("a quoted name alone")  # "a@b" without its quotes would be another address
     if quoted is not None:
-        local = _PAIR.sub(rb"\1", quoted[1:-1])
+        local = quoted[1:-1]
+    if quoted is not None or b"\\" in local:
+        if domain is None:
+            raise PathError("a quoted name alone")  # "a@b" without its quotes would be another address
+        local = _PAIR.sub(rb"\1", local)
     address = local if domain is None else local + b"@" + domain
     if len(domain or b"") > MAX_DOMAIN or len(address) > MAX_ADDRESS:
         raise PathError("the path is too long")
