@@ -12,6 +12,7 @@ _UNSAFE = re.compile(rb"[^A-Za-z0-9.@%+/=:\[\]\-]")
 _date = functools.lru_cache(maxsize=4)(dates.field_date)
 _BEGINNINGS = (b"\nreceived", b"\ndelivered")
 _LONGEST = max(map(len, _BEGINNINGS))
+_UNKNOWN = b"unknown"
 MAX_SHOWN = 255  # of a name that a client gave itself
 
 
@@ -24,11 +25,11 @@ def received(helo: bytes, address: bytes, host: bytes, protocol: bytes, seconds:
     """Return the Received field, LF line ends. protocol: SMTP, ESMTP, UTF8SMTP or QMQP.
 
     The client's name is `unknown`, as in qmail without a name from the DNS (a door has no network);
-    helo is what it called itself, if anything, and address where it came from.
+    helo is what it called itself, if that is another name, and address where it came from.
     """
-    said = b" (HELO %b)" % safe(helo) if helo else b""
-    return b"Received: from unknown%b (%b)\n  by %b with %b; %b\n" % (
-        said, safe(address), safe(host), protocol, _date(seconds))  # fmt: skip
+    said = b" (HELO %b)" % safe(helo) if helo and helo.lower() != _UNKNOWN else b""
+    return b"Received: from %b%b (%b)\n  by %b with %b; %b\n" % (
+        _UNKNOWN, said, safe(address), safe(host), protocol, _date(seconds))  # fmt: skip
 
 
 class Hops:

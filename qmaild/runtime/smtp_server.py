@@ -214,6 +214,8 @@ class Connection(Flow, aiosmtpd.SMTP):
         """Take a reply from aiosmtpd, which gives no enhanced status codes (RFC 2034 wants one in each)."""
         text = status if isinstance(status, bytes) else status.encode("ascii", "replace")
         code = int(text[:3])
+        if code == 250:
+            code = 214  # RFC 5321 4.3.2: the one success with 250 that comes from there is HELP's
         self._said.append(Reply(code, b"%d.0.0" % (code // 100), replies.safe_text(text[4:])).encode())
 
     def _getaddr(self, arg: str) -> tuple[str, str]:
