@@ -1,4 +1,7 @@
-"""A whole host for the facts: accounts joe, games and the alias user, whose .qmail files tell what a delivery is told."""
+"""A whole host for the facts: accounts joe, games and the alias user, whose .qmail files tell what a delivery is told.
+
+keeper has a Maildir, for facts about what becomes of a message itself.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import itertools
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +31,8 @@ SERVICES = ("spawn", "program", "local", "dial", "remote", "send", "queue", "smt
 TELL = '|f={seen}/$$; printf "%s\\n" "$USER" "$EXT" "$RECIPIENT" >$f.new && mv $f.new $f\n'
 SENDER = b"sender@far.test"
 PATIENCE = 60.0  # for one delivery: a mailbox that is locked is waited for half of that
+KEEPER = b"keeper@test.example"
+_KEPT = re.compile(rb"Return-Path: <(.*)>\nDelivered-To: (.*)\n(Received: .*\n(?:[ \t].*\n)*)((?s:.*))")
 
 
 class Whose(NamedTuple):
@@ -43,6 +49,15 @@ class Delivery(NamedTuple):
     outcome: bytes
     enhanced: bytes
     text: bytes
+
+
+class Kept(NamedTuple):
+    """A message in keeper's Maildir: reverse-path, Delivered-To, the Received field of our door, and what came in through it."""
+
+    sender: bytes
+    recipient: bytes
+    received: bytes
+    content: bytes
 
 
 class Host:
@@ -62,7 +77,11 @@ class Host:
             home.mkdir(parents=True, mode=0o700)
             for name in (".qmail", ".qmail-default"):
                 (home / name).write_text(TELL.format(seen=self.seen))
-        (top / "users").write_text("".join(f"{user}\n" for user in USERS))
+        for folder in ("cur", "new", "tmp"):
+            (top / "home/keeper/Maildir" / folder).mkdir(parents=True, mode=0o700)
+        (top / "home/keeper").chmod(0o700)
+        (top / "home/keeper/.qmail").write_text("./Maildir/\n")
+        (top / "users").write_text("".join(f"{user}\n" for user in (*USERS, "keeper")))
 
     def __enter__(self) -> Host:
         self.peer = self._stack.enter_context(Peer())
@@ -82,6 +101,11 @@ class Host:
     def control(self) -> Path:
         """The control directory of the door, where programs look too."""
         return self._services["smtpd"].control
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Where the door listens."""
+        return self._services["smtpd"].ports
 
     def write(self, **settings: str) -> None:
         """Write these control files, for every service."""
@@ -196,6 +220,19 @@ class Host:
                 taken = self.peer.messages.get(timeout=0.02)
                 return Whose("", "", taken.recipients[0])
         raise AssertionError("the message arrived nowhere")
+
+    def kept(self) -> Kept:
+        """Wait for the next message in keeper's Maildir, and take it out."""
+        folder = self.top / "home/keeper/Maildir/new"
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            for path in folder.iterdir() if folder.exists() else ():
+                found = _KEPT.fullmatch(path.read_bytes())
+                path.unlink()
+                assert found
+                return Kept(*found.groups())
+            time.sleep(0.02)
+        raise AssertionError("keeper got no message")
 
     def ask(self, service: str, *words: bytes) -> str:
         """Give a service a control command and return what it answers."""

@@ -9,7 +9,7 @@ TO_COME = {
     "bounces": range(62, 75),
     "local delivery: files that cannot be read, qmail-local -n, the programs of dot-qmail lines": [102, 113, *range(116, 120)],
     "qmail-inject and sendmail": range(122, 144),
-    "the SMTP server: its dialogue": [*range(144, 148), *range(152, 170)],
+    "the SMTP server: RELAYCLIENT=@suffix, by rules of clients": [156],
     "the SMTP client": range(170, 189),
     "QMTP, QMQP, POP3": range(189, 202),
 }
