@@ -26,12 +26,12 @@ def run(*words: str | Path, given: bytes = b"", **variables: str | Path) -> subp
 
 
 def installed(tmp_path: Path, name: str) -> Path:
-    """The program as packages have it: a link, to a file that finds qmaild without the environment's help."""
+    """The program as packages have it: a link, to a file that knows where qmaild is."""
     packages = tmp_path / "packages"
     packages.mkdir()
     text = (ROOT / "packaging/program").read_text()
-    assert text.startswith("#!/usr/bin/python3 -I\n")
-    (packages / "program").write_text(text.replace("import sys\n", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"))
+    assert text.startswith("#!/usr/bin/python3 -IS\n") and text.count("/usr/lib/python3/dist-packages") == 1
+    (packages / "program").write_text(text.replace("/usr/lib/python3/dist-packages", str(ROOT)))
     shutil.copymode(ROOT / "packaging/program", packages / "program")
     (packages / name).symlink_to("program")
     return packages / name
