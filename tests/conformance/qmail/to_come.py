@@ -10,6 +10,5 @@ TO_COME = {
     "local delivery: files that cannot be read, qmail-local -n, the programs of dot-qmail lines": [102, 113, *range(116, 120)],
     "qmail-inject and sendmail": range(122, 144),
     "the SMTP server: RELAYCLIENT=@suffix, by rules of clients": [156],
-    "the SMTP client": range(170, 189),
     "QMTP, QMQP, POP3": range(189, 202),
 }
