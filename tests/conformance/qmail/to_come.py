@@ -8,7 +8,6 @@ TO_COME = {
     "logs": range(55, 62),
     "bounces": range(62, 75),
     "local delivery: files that cannot be read, qmail-local -n, the programs of dot-qmail lines": [102, 113, *range(116, 120)],
-    "qmail-inject and sendmail": range(122, 144),
     "the SMTP server: RELAYCLIENT=@suffix, by rules of clients": [156],
     "QMTP, QMQP, POP3": range(189, 202),
 }
