@@ -9,26 +9,33 @@ from qmaild.message.address import MAX_ADDRESS
 MAX_DOMAIN = 255  # RFC 5321 4.5.3.1.2
 
 # RFC 5321 4.1.2, with RFC 6531 3.3 for bytes from 128 up. No alternative starts as another does, so no
-# input makes the matcher try twice. Differs from the RFC: _ in host names, which the real world has, and RFC 821's
-# backslash outside of quotes, as in qmail.
-_ATOM = rb"(?:[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]|\\[ -~])+"
+# input makes the matcher try twice. Differs from the RFC: _ in host names, which the real world has.
+_TEXT = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~\x80-\xff]"
+_ATOM = _TEXT + rb"+"
+_OLD_ATOM = rb"(?:" + _TEXT + rb"|\\[ -~])+"  # RFC 821: a backslash takes the next byte outside of quotes too
 _QUOTED = rb'"(?:[ !#-\[\]-~\x80-\xff]|\\[ -~])*"'
 _LABEL = rb"[A-Za-z0-9_\x80-\xff]+(?:-+[A-Za-z0-9_\x80-\xff]+)*"
 _DOMAIN = _LABEL + rb"(?:\." + _LABEL + rb")*"
 # Narrower than the RFC: an @ would move the place where local part and domain are parted, brackets end paths.
 _LITERAL = rb"\[[!-;=?A-Z^-~]+\]"
 _ROUTE = rb"(?:@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*:)?"
-_LOCAL = rb"(?:(" + _ATOM + rb"(?:\." + _ATOM + rb")*)|(" + _QUOTED + rb"))"
-# Beyond the RFC, as in qmail: a name without a domain is one of ours (envnoathost is its domain).
-_MAILBOX = _LOCAL + rb"(?:@(" + _DOMAIN + rb"|" + _LITERAL + rb"))?"
+
+
+def _mailbox(atom: bytes) -> bytes:
+    """Beyond the RFC, as in qmail: a name without a domain is one of ours (envnoathost is its domain)."""
+    local = rb"(?:(" + atom + rb"(?:\." + atom + rb")*)|(" + _QUOTED + rb"))"
+    return local + rb"(?:@(" + _DOMAIN + rb"|" + _LITERAL + rb"))?"
+
 
 # Blanks after the colon are not in the grammar, but in many clients.
 _KEYWORD = {
-    b"FROM:": re.compile(rb"FROM:[ \t]*(<?)", re.IGNORECASE),
-    b"TO:": re.compile(rb"TO:[ \t]*(<?)", re.IGNORECASE),
+    b"FROM:": re.compile(rb"FROM:[ \t]*<", re.IGNORECASE),
+    b"TO:": re.compile(rb"TO:[ \t]*<", re.IGNORECASE),
 }
-_PATH = re.compile(_ROUTE + _MAILBOX + rb">")
-_BARE = re.compile(_MAILBOX + rb"(?= |\Z)")  # nor is a path without its brackets
+_PATH = re.compile(_ROUTE + _mailbox(_ATOM) + rb">")
+# What qmail takes as well is looked for where there is no such path.
+_OLD_PATH = re.compile(_ROUTE + _mailbox(_OLD_ATOM) + rb">")
+_BARE = {word: re.compile(rb"(?i:%b)[ \t]*" % word + _mailbox(_OLD_ATOM) + rb"(?= |\Z)") for word in _KEYWORD}
 _PAIR = re.compile(rb"\\(.)")
 _PARAMETER = re.compile(rb"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([!-<>-~\x80-\xff]+))?")
 
@@ -45,15 +52,16 @@ def parse(argument: bytes, keyword: bytes) -> tuple[bytes, bytes] | None:
     """
     start = _KEYWORD[keyword].match(argument)
     if start is None:
-        return None
-    place = start.end()
-    found = (_PATH if start[1] else _BARE).match(argument, place)
-    if found is None:
-        if not start[1]:
+        found = _BARE[keyword].match(argument)
+        if found is None:
             return None
-        if keyword == b"FROM:" and argument.startswith(b">", place):
-            return b"", argument[place + 1 :]
-        raise PathError("no path")
+    else:
+        place = start.end()
+        found = _PATH.match(argument, place) or _OLD_PATH.match(argument, place)
+        if found is None:
+            if keyword == b"FROM:" and argument.startswith(b">", place):
+                return b"", argument[place + 1 :]
+            raise PathError("no path")
     local, quoted, domain = found.groups()
     if quoted is not None:
         local = quoted[1:-1]
