@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     trace = add("trace", lambda options: tracing.trace(options.number), "Print one message's life from the journal.")
     trace.add_argument("number", type=_number, metavar="NUMBER")
     add("aliases", _aliases, "Check the aliases file.")
+    explain = add("explain", _explain, "Tell what would become of a message to an address. Nothing is delivered.")
+    explain.add_argument("-n", dest="form", action="store_const", const="lines", default="full",
+                         help="only the instructions, as qmail-local -n prints them")  # fmt: skip
+    explain.add_argument("--sender", default="sender@invalid", help="the reverse-path; <> is the null one")
+    explain.add_argument("address", metavar="ADDRESS")
     return parser
 
 
@@ -265,6 +270,16 @@ def _listen(options: Any) -> int:
     running.systemctl("start", "qmaild-smtpd.service")
     print(f"SMTP is served on port 25 of {'all addresses' if options.where == 'public' else 'this host only'}")
     return 0
+
+
+def _explain(options: Any) -> int:
+    """What keeps a message from delivery is an answer like any other, and stands where the rest of it does."""
+    sender = "" if options.sender == "<>" else options.sender
+    reply = ask("local", "explain", options.form, sender, options.address)
+    if reply.code in (0, 1, 111) and options.form == "full":
+        print(reply.text)
+        return reply.code
+    return _print(reply)
 
 
 def _aliases(options: Any) -> int:

@@ -62,11 +62,11 @@ class Settings:
     # --- what is ours
     locals: frozenset[bytes] = setting(kinds.names, _local_names, "send queue smtpd local inject",
         "Domains whose local parts are users of this host.", "me and localhost")  # fmt: skip
-    virtualdomains: dict[bytes, bytes] = setting(kinds.mapping, {}, "send queue smtpd inject",
+    virtualdomains: dict[bytes, bytes] = setting(kinds.mapping, {}, "send queue smtpd local inject",
         "domain:prefix, user@domain:prefix, .suffix:prefix or :prefix; an empty prefix is an exception.")  # fmt: skip
-    percenthack: frozenset[bytes] = setting(kinds.names, frozenset(), "send queue smtpd inject",
+    percenthack: frozenset[bytes] = setting(kinds.names, frozenset(), "send queue smtpd local inject",
         "Domains where user%host@domain means user@host.")  # fmt: skip
-    envnoathost: bytes = setting(kinds.host, _me, "send queue smtpd inject", "Added to recipients without @.", "me")
+    envnoathost: bytes = setting(kinds.host, _me, "send queue smtpd local inject", "Added to recipients without @.", "me")
     # --- the SMTP server
     rcpthosts: frozenset[bytes] | None = setting(kinds.names, None, "smtpd",
         "Domains accepted from strangers, .suffix for subdomains; morercpthosts.cdb goes on with them. Differs: when it is "
@@ -111,7 +111,7 @@ class Settings:
     doublebouncehost: bytes = setting(kinds.host, _me, "send", "Host that double bounces go to.", "me")
     # --- the SMTP client
     helohost: bytes = setting(kinds.host, _me, "remote", "Name in EHLO and HELO.", "me")
-    smtproutes: dict[bytes, bytes] = setting(kinds.routes, {}, "send dial",
+    smtproutes: dict[bytes, bytes] = setting(kinds.routes, {}, "send local dial",
         "domain:relay[:port], .suffix:relay, :relay for all; an empty relay means MX. "
         "lmtp:host:port or lmtp:/socket in place of relay hands over by LMTP.")  # fmt: skip
     timeoutconnect: int = setting(kinds.integer, 60, "dial", "Seconds to wait for a connection.")

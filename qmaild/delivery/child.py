@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from typing import Any
 
+from qmaild.delivery import questions
 from qmaild.delivery.local import Deliverer
 from qmaild.delivery.outcome import Outcome, of_error, temporary
 from qmaild.protocol import frames, netstring
@@ -42,7 +43,7 @@ class _End:
 
 
 class Inbox:
-    """Orders as they come. Anything but a Deliver or Exists is a stream out of step: the end."""
+    """Orders as they come. Anything but an order or a question is a stream out of step: the end."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -85,7 +86,7 @@ class Inbox:
         return []
 
     def _order(self, frame: Any) -> Order:
-        if not isinstance(frame, frames.Deliver | frames.Exists):
+        if not isinstance(frame, frames.Deliver | questions.Question):
             raise frames.FrameError("not an order")
         if isinstance(frame, frames.Deliver) and frame.descriptor:
             if not self._descriptors:
@@ -153,7 +154,7 @@ class _Workers:
         return bool(self._waiting) and len(self._running) < MAX_WORKERS
 
     def _start(self, order: Order) -> None:
-        if isinstance(order[0], frames.Exists):
+        if not isinstance(order[0], frames.Deliver):
             self._say(self._answer(order))
             return
         try:

@@ -7,11 +7,14 @@ import os
 import stat
 from typing import NamedTuple
 
-from qmaild.delivery.outcome import Outcome, of_error, temporary
+from qmaild.delivery.outcome import Outcome, of_error, permanent, temporary
 from qmaild.policy import dotqmail
 
 MAX_FILE_BYTES = 4 << 20  # a list of a hundred thousand addresses
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+
+NO_MAILBOX = permanent(b"5.1.1", b"there is no mailbox of this name here")
+STICKY = temporary(b"4.2.1", b"the home directory is sticky: its user is editing the dot-qmail files")
 
 
 class Found(NamedTuple):
@@ -38,8 +41,16 @@ def judge_home(home: bytes) -> Outcome | None:
     if status.st_mode & stat.S_IWOTH:
         return temporary(b"4.7.0", b"the home directory is writable by everybody")
     if status.st_mode & stat.S_ISVTX:
-        return temporary(b"4.2.1", b"the home directory is sticky: its user is editing the dot-qmail files")
+        return STICKY
     return None
+
+
+def look(home: bytes, dash: bytes, extension: bytes) -> Found | Outcome | None:
+    """Return what find() does, but an address with an extension that has no file has no mailbox."""
+    if not dotqmail.is_possible(extension):
+        return NO_MAILBOX
+    found = find(home, dash, extension)
+    return NO_MAILBOX if found is None and dash else found
 
 
 def find(home: bytes, dash: bytes, extension: bytes) -> Found | Outcome | None:

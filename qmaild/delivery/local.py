@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from qmaild.delivery import dotfile, maildir, mbox, program
+from qmaild.delivery import dotfile, maildir, mbox, program, questions
 from qmaild.delivery.contents import Contents
 from qmaild.delivery.outcome import DELIVERED, Outcome, of_error, permanent, temporary
 from qmaild.message.dates import from_line_date
@@ -21,7 +21,6 @@ from qmaild.protocol.frames import SUCCESS
 
 NULL_FILE = b"/dev/null"  # Differs: as a file line it throws away, as it does in /etc/aliases everywhere
 
-NO_MAILBOX = permanent(b"5.1.1", b"there is no mailbox of this name here")
 LOOPING = permanent(b"5.4.6", b"this message is looping: it already has my Delivered-To line")
 
 
@@ -47,7 +46,7 @@ class Deliverer:
         self._parsed: tuple[bytes, tuple[Instruction, ...]] = (b"", ())
 
     def answer(self, orders: Sequence[tuple[Any, int]]) -> Iterator[list[frames.Frame]]:
-        """Yield the answers to all (Deliver or Exists, descriptor), as soon as they are known; the descriptors are closed."""
+        """Yield the answers to all (order or question, descriptor), as soon as they are known; the descriptors are closed."""
         try:
             slow: list[Plan] = []
             yield self._quick(orders, slow)
@@ -67,8 +66,8 @@ class Deliverer:
         plain: list[tuple[Plan, maildir.Letter]] = []
         files: dict[tuple[bytes, ...], Any] = {}  # within one batch a dot-qmail file is read once
         for order, descriptor in orders:
-            if isinstance(order, frames.Exists):
-                answers.append(_exists(order))
+            if not isinstance(order, frames.Deliver):
+                answers.append(questions.answer(order))
                 continue
             try:
                 plan = self._plan(order, descriptor, files)
@@ -118,7 +117,7 @@ class Deliverer:
             home = (envelope.home,)
             if home not in files:
                 files[home] = dotfile.judge_home(envelope.home)
-            files[key] = files[home] or _look(*key)
+            files[key] = files[home] or dotfile.look(*key)
         found: dotfile.Found | Outcome | None = files[key]
         return found
 
@@ -201,21 +200,6 @@ def _delivered(tag: int, outcome: Outcome) -> frames.Delivered:
 def _failed(error: Exception) -> Outcome:
     """What a fault of our own means: temporary, and for this delivery alone, not for all that came with it."""
     return temporary(b"4.3.0", b"the deliverer failed: " + type(error).__name__.encode())
-
-
-def _look(home: bytes, dash: bytes, extension: bytes) -> dotfile.Found | Outcome | None:
-    """Return what is found for an extension: an address with one that has no file has no mailbox."""
-    if not dotqmail.is_possible(extension):
-        return NO_MAILBOX
-    found = dotfile.find(home, dash, extension)
-    return NO_MAILBOX if found is None and dash else found
-
-
-def _exists(question: frames.Exists) -> frames.Is:
-    found = dotfile.judge_home(question.home) or _look(question.home, question.dash, question.extension)
-    if isinstance(found, Outcome):
-        return frames.Is(question.tag, found.outcome, found.text)
-    return frames.Is(question.tag, SUCCESS, b"")
 
 
 def _lines(envelope: Envelope) -> bytes:

@@ -52,7 +52,11 @@ class Lookups:
             else:
                 self._ask(target, answer)
 
-        self._resolver.resolve(address.split(question.address)[0], resolved)
+        local = address.split(question.address)[0]
+        if local:
+            self._resolver.resolve(local, resolved)
+        else:
+            answer(PERMANENT, NO_RECIPIENT)  # a delivery to nobody is a success; who can be told now is told
 
     def _ask(self, mailbox: Mailbox, answer: Any) -> None:
         uid = mailbox.account.uid

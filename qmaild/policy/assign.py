@@ -76,20 +76,25 @@ class Assignments:
         if ends is None or 0 in ends:
             raise cdb.CdbError("it has no record of prefixes")
         self._ends = ends
-        self.find = functools.lru_cache(REMEMBERED)(self._find)
+        self.match = functools.lru_cache(REMEMBERED)(self._match)
 
-    def _find(self, local: bytes) -> Assigned | None:
+    def find(self, local: bytes) -> Assigned | None:
         """Return who has this local part: the exact line, else that with the longest prefix; None if no line is about it."""
+        found = self.match(local)
+        return found[1] if found else None
+
+    def _match(self, local: bytes) -> tuple[bytes, Assigned] | None:
+        """Return the same behind the beginning of the line: =local or +prefix."""
         key = b"!" + local.lower() + b"\0"
         hashes = cdb.hashes_of(key)
         value = self._reader.find(key, hashes[-1])
         if value is not None:
-            return _believed(value, b"")
+            return b"=" + key[1:-1], _believed(value, b"")
         for length in range(len(key) - 1, 0, -1):
             if length == 1 or key[length - 1] in self._ends:
                 value = self._reader.find(key[:length], hashes[length])
                 if value is not None:
-                    return _believed(value, local[length - 1 :])
+                    return b"+" + key[1:length], _believed(value, local[length - 1 :])
         return None
 
 

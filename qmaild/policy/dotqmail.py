@@ -124,6 +124,17 @@ def numbered(content: bytes, forward_only: bool, fixed: bool = False) -> list[tu
     return found
 
 
+_WORDS = {
+    Kind.MAILDIR: b"maildir %b/", Kind.MBOX: b"mbox %b", Kind.PROGRAM: b"program %b", Kind.FORWARD: b"forward %b",
+    Kind.INCLUDE: b"include %b",
+}  # fmt: skip
+
+
+def shown(instruction: Instruction) -> bytes:
+    """Return the instruction as `qmail-local -n` prints it."""
+    return _WORDS[instruction.kind] % instruction.value
+
+
 _NOT_IN_LISTS = (Kind.MAILDIR, Kind.MBOX, Kind.PROGRAM)
 
 

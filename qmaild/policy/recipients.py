@@ -26,6 +26,19 @@ def matches(domain: bytes, names: frozenset[bytes]) -> bool:
 
 def rewrite(address: bytes, settings: Settings) -> Target:
     """Return where this address goes: envnoathost, percenthack, locals, virtualdomains, else remote (in this order)."""
+    address = _at_a_host(address, settings)
+    domain = address.rpartition(b"@")[2]
+    lowered = domain.lower()
+    if lowered in settings.locals:
+        return Target(True, address, domain)
+    key = _entry(address.lower(), lowered, settings.virtualdomains)
+    prefix = settings.virtualdomains[key] if key is not None else b""
+    if prefix:
+        return Target(True, prefix + b"-" + address, domain)
+    return Target(False, address, domain)
+
+
+def _at_a_host(address: bytes, settings: Settings) -> bytes:
     if b"@" not in address:
         address += b"@" + settings.envnoathost
     local, _, domain = address.rpartition(b"@")
@@ -33,24 +46,29 @@ def rewrite(address: bytes, settings: Settings) -> Target:
         user, _, host = local.rpartition(b"%")
         address = user + b"@" + host
         local, _, domain = address.rpartition(b"@")
-    lowered = domain.lower()
-    if lowered in settings.locals:
-        return Target(True, address, domain)
-    prefix = _virtual(address.lower(), lowered, settings.virtualdomains)
-    if prefix:
-        return Target(True, prefix + b"-" + address, domain)
-    return Target(False, address, domain)
+    return address
 
 
-def _virtual(address: bytes, domain: bytes, table: dict[bytes, bytes]) -> bytes:
-    """Return the prefix of the first entry that matches; empty when none does or the entry is an exception."""
+def _entry(address: bytes, domain: bytes, table: dict[bytes, bytes]) -> bytes | None:
+    """Return the key of the first entry that matches. An entry without a prefix is an exception: it matches, too."""
     if not table:
-        return b""
+        return None
     for key in (address, domain, *suffixes(domain), b""):
-        found = table.get(key)
-        if found is not None:
-            return found
-    return b""
+        if key in table:
+            return key
+    return None
+
+
+def rule_of(address: bytes, settings: Settings) -> bytes:
+    """Return in words what rewrite() goes by."""
+    address = _at_a_host(address, settings)
+    domain = address.rpartition(b"@")[2].lower()
+    if domain in settings.locals:
+        return b"locals has %b" % domain
+    key = _entry(address.lower(), domain, settings.virtualdomains)
+    if key is None:
+        return b"neither locals nor virtualdomains has %b" % domain
+    return b"virtualdomains has %b:%b" % (key, settings.virtualdomains[key])
 
 
 MAX_DOMAIN = 255  # RFC 1035 2.3.4: a longer name is no domain's, and each of its dots would cost a look

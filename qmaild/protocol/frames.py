@@ -319,6 +319,43 @@ class Exists(NamedTuple):
     extension: bytes
 
 
+class Explain(NamedTuple):
+    """What would Deliver with these fields do? Nothing is delivered and no program runs."""
+
+    tag: int
+    user: bytes
+    home: bytes
+    local: bytes
+    dash: bytes
+    extension: bytes
+    domain: bytes
+    sender: bytes
+    instructions: bytes
+    fixed: int
+
+
+class Explained(NamedTuple):
+    """outcome, enhanced, text: what keeps it from the first instruction; K with a text is a warning. source: the file's name,
+    empty where it is missing or empty and `instructions` count.
+
+    lines: the instructions in qmail-local's words, numbers: where each stands in its file; of a long file its beginning.
+    files, forwards and programs count all of them.
+    """
+
+    tag: int
+    outcome: bytes
+    enhanced: bytes
+    text: bytes
+    source: bytes
+    default: bytes
+    new_sender: bytes
+    numbers: list[int]
+    lines: list[bytes]
+    files: int
+    forwards: int
+    programs: int
+
+
 # Inject: the C client to inject.
 class Data(NamedTuple):
     tag: int
@@ -375,6 +412,7 @@ LETTERS: dict[bytes, type[Frame]] = {
     b"J": Job, b"F": Finish, b"d": Done, b"f": Failed, b"z": Deferred, b"e": Ended, b"b": Bounce, b"B": Bounced,
     b"o": Order, b"R": Report, b"w": Who, b"i": Is, b"c": Connect, b"C": Connected, b"N": NotConnected,
     b"D": Deliver, b"X": Delivered, b"P": NeedsProgram, b"?": Exists,
+    b"h": Explain, b"H": Explained,
     b"I": Invoke, b"+": Data, b".": EndOfInput, b">": Output, b"x": Exit,
     b"q": Command, b"a": Answer,
 }  # fmt: skip

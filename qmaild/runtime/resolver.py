@@ -22,11 +22,17 @@ MAX_ALIASES_BYTES = 16 << 20
 
 
 class Mailbox(NamedTuple):
-    """Belongs to this account, by this dash and extension."""
+    """Belongs to this account, by this dash and extension. rule: what says so."""
 
     account: Account
     dash: bytes
     extension: bytes
+    rule: bytes = b""
+
+
+BY_NAME = b"the account of this name"
+BY_NOBODY = b"nobody has this name, so the alias user"
+BY_ALIAS = b"lines of an alias are the alias user's"
 
 
 class Unsure(NamedTuple):
@@ -104,16 +110,16 @@ class Resolver:
     def mailbox(self, local: bytes, done: Done) -> None:
         """Find the account the local part belongs to, whatever the aliases say: by users/assign, else by the accounts' names."""
         try:
-            assigned = self._assigned.ask(lambda reader: reader.find(local))
+            assigned = self._assigned.ask(lambda reader: reader.match(local))
         except CdbError:
             done(Unsure(b"the users of this host cannot be looked up now"))
             return
         if assigned:
-            self._assign(assigned, done)
+            self._assign(*assigned, done)
         else:
             self._try(local, users.candidates(local), done)
 
-    def _assign(self, assigned: Assigned, done: Done) -> None:
+    def _assign(self, line: bytes, assigned: Assigned, done: Done) -> None:
         """A line that names nobody who may receive mail is an error to mend: never somebody else's mail.
 
         Differs: the uid must be an account's, whose groups the delivery has; the gid of the line is not used.
@@ -122,7 +128,7 @@ class Resolver:
         def answered(answer: Answer) -> None:
             if isinstance(answer, Found) and self._may_receive(answer.account):
                 account = answer.account._replace(name=assigned.user, home=assigned.home)
-                done(Mailbox(account, assigned.dash, assigned.extension))
+                done(Mailbox(account, assigned.dash, assigned.extension, b"users/assign has %b:" % line))
             elif isinstance(answer, Trouble):
                 done(Unsure(b"the accounts of this host cannot be looked up now"))
             else:
@@ -130,12 +136,12 @@ class Resolver:
 
         self._accounts.find(assigned.uid, answered)
 
-    def alias_user(self, dash: bytes, extension: bytes, done: Done) -> None:
+    def alias_user(self, dash: bytes, extension: bytes, done: Done, rule: bytes = BY_ALIAS) -> None:
         """Find the alias user, who receives what is nobody else's."""
 
         def answered(answer: Answer) -> None:
             if isinstance(answer, Found) and self._may_receive(answer.account):
-                done(Mailbox(answer.account, dash, extension))
+                done(Mailbox(answer.account, dash, extension, rule))
             else:
                 done(Unsure(b"there is no alias user"))
 
@@ -143,7 +149,7 @@ class Resolver:
 
     def _try(self, local: bytes, candidates: list[users.Candidate], done: Done) -> None:
         if not candidates:
-            self.alias_user(b"-", local, done)
+            self.alias_user(b"-", local, done, BY_NOBODY)
             return
         first = candidates[0]
 
@@ -151,7 +157,7 @@ class Resolver:
             if isinstance(answer, Trouble):
                 done(Unsure(b"the accounts of this host cannot be looked up now"))
             elif isinstance(answer, Found) and self._may_receive(answer.account):
-                done(Mailbox(answer.account, first.dash, first.extension))
+                done(Mailbox(answer.account, first.dash, first.extension, BY_NAME))
             else:
                 self._try(local, candidates[1:], done)
 

@@ -29,6 +29,7 @@ STOP_SECONDS = 5.0  # a stop that takes longer keeps connecting peers waiting (n
 UNFIT = 111  # exit status of a service that cannot serve: systemd starts it again
 
 Command = Callable[[list[bytes]], tuple[int, bytes]]
+Question = Callable[[list[bytes], Callable[[int, bytes], None]], None]  # a command whose answer takes its time
 
 
 class Service:
@@ -43,6 +44,7 @@ class Service:
         self.connections = 0  # what counts as a connection beside channels: SMTP sessions and the like
         self.is_stopping = False
         self.commands: dict[bytes, Command] = {b"reload": self._reload, b"status": self._status}
+        self.questions: dict[bytes, Question] = {}
         self.is_busy: Callable[[], bool] = lambda: False  # work without a connection: no idle exit now
         self.is_unfinished: Callable[[], bool] = lambda: self.is_busy()  # work that a stop waits for
         self.status: Callable[[], str] = lambda: f"{len(self.channels) + self.connections} connections"
@@ -185,7 +187,12 @@ class Service:
         if not isinstance(frame, frames.Command):
             channel.close()
             return
-        command = self.commands.get(frame.words[0] if frame.words else b"")
+        name = frame.words[0] if frame.words else b""
+        if name in self.questions:
+            tag = frame.tag
+            self.questions[name](frame.words[1:], lambda code, text: channel.send(frames.Answer(tag, code, text)))
+            return
+        command = self.commands.get(name)
         if command is None:
             channel.send(frames.Answer(frame.tag, 100, b"this service has no such command"))
             return

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from qmaild.delivery.dispatch import Dispatcher
+from qmaild.delivery.explanations import Explanations
 from qmaild.delivery.lookups import Lookups
 from qmaild.policy.dotqmail import PROGRAM_SECONDS
 from qmaild.protocol import frames
@@ -32,6 +33,7 @@ def build(unit: service.Service) -> None:
     intake = Intake(Caller(unit.loop, paths.socket_of("intake"), b"local"))
     dispatcher = Dispatcher(resolver, mailboxes, programs, intake, lambda: unit.settings)
     lookups = Lookups(resolver, mailboxes)
+    explanations = Explanations(resolver, mailboxes, lambda: unit.settings)
 
     def ordered(channel: Channel, frame: Any, descriptor: int) -> None:
         if isinstance(frame, frames.Order):
@@ -49,7 +51,8 @@ def build(unit: service.Service) -> None:
 
     unit.serve("local", ordered, dispatcher.forget, takes_descriptors=True, says_leaving=True)
     unit.serve("lookup", asked, limit=MAX_QUESTION, says_leaving=True)
-    unit.is_busy = lambda: dispatcher.outstanding + lookups.outstanding > 0
+    unit.questions[b"explain"] = explanations.ask
+    unit.is_busy = lambda: dispatcher.outstanding + lookups.outstanding + explanations.outstanding > 0
     unit.status = lambda: f"{dispatcher.outstanding} orders, {mailboxes.count + programs.count} deliverers"
     unit.on_reload = accounts.forget
 

@@ -213,6 +213,17 @@ def test_f100_a_home_that_everybody_may_write_or_that_is_sticky_holds_its_mail(h
     assert host.deliver(ANN).outcome == SUCCESS
 
 
+def test_f100_a_dry_run_in_a_sticky_home_only_warns(host: Host, home: Path) -> None:
+    write(home, ".qmail", "./Maildir/\n")
+    home.chmod(0o1700)
+    done = host.program("ctl", "explain", ANN.decode())
+    assert done.returncode == 0 and b"\nwarning    the home directory is sticky" in done.stdout
+    assert host.program("ctl", "explain", "-n", ANN.decode()).stdout == b"maildir ./Maildir/\ndid 1+0+0\n"
+    home.chmod(0o702)
+    done = host.program("ctl", "explain", "-n", ANN.decode())
+    assert (done.returncode, done.stdout) == (111, b"") and b"writable by everybody" in done.stderr
+
+
 def test_f101_an_empty_file_is_the_default_delivery_even_with_its_x_bit(host: Host, home: Path) -> None:
     write(home, ".qmail-list", "", 0o700)
     assert host.deliver(b"ann-list@test.example").text == b"did 1+0+0"
@@ -251,6 +262,16 @@ def test_f114_owner_files_make_the_sender_of_forwards_and_each_recipient_its_own
                      ("ann-list-owner-q=a.far.test@test.example", "q@a.far.test")}  # fmt: skip
     write(home, ".qmail-list", '|echo "$SENDER $NEWSENDER"\n')
     assert said(host, b"ann-list@test.example") == "sender@far.test ann-list-owner-@test.example-@[]"
+
+
+def test_f113_a_dry_run_prints_the_instructions_and_their_counts_and_does_nothing(host: Host, home: Path) -> None:
+    write(home, ".qmail-x", "# c\n./Maildir/ \t\n|touch ran  \n./mbox\n&a@far.test \nb@far.test\n")
+    done = host.program("ctl", "explain", "-n", "ann-x@test.example")
+    assert (done.returncode, done.stdout) == (
+        0, b"maildir ./Maildir/\nprogram touch ran\nmbox ./mbox\nforward a@far.test\nforward b@far.test\ndid 2+2+1\n")
+    assert [path.name for path in home.iterdir()] == [".qmail-x"]
+    told = host.program("ctl", "explain", "ann-x@test.example").stdout.decode()
+    assert f"\nfile       {home}/.qmail-x\nline 2     maildir ./Maildir/\nline 3     program touch ran\n" in told
 
 
 @pytest.mark.parametrize("sender", [b"", b"#@[]"])
