@@ -13,6 +13,10 @@ COMMANDS = {
     "ctl": ("qmaild.commands.qmailctl", "qmailctl: look at the server and steer it"),
 }
 PROGRAMS = {
+    "bouncesaying": ("qmaild.commands.bouncesaying", "in .qmail: fail with a text, if a program says so"),
+    "condredirect": ("qmaild.commands.condredirect", "in .qmail: forward and stop, if a program says so"),
+    "except": ("qmaild.commands.except_program", "in .qmail: succeed if a program does not"),
+    "forward": ("qmaild.commands.forward", "in .qmail: forward to addresses"),
     "maildirmake": ("qmaild.commands.maildirmake", "make a maildir"),
     "qmail-getpw": ("qmaild.commands.qmail_getpw", "print the account that a local part belongs to by its name"),
     "qmail-newmrh": ("qmaild.commands.qmail_newmrh", "make control/morercpthosts.cdb of control/morercpthosts"),

@@ -7,7 +7,6 @@ TO_COME = {
     "qmail-send: schedule and life": range(36, 55),
     "logs": range(55, 62),
     "bounces": range(62, 75),
-    "the programs of dot-qmail lines": range(116, 120),
     "the SMTP server: RELAYCLIENT=@suffix, by rules of clients": [156],
     "QMTP, QMQP, POP3": range(189, 202),
 }
