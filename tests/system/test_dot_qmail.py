@@ -36,6 +36,17 @@ def test_f102_a_file_that_its_user_may_not_read_defers_and_is_not_taken_for_miss
     assert one.wait_for_mail("joe", "Subject: unreadable")
 
 
+def test_programs_of_lines_run_in_the_sandbox_as_the_user_and_forward_through_the_queue(one: Host) -> None:
+    one.write("/home/sue/.qmail-on", "|qmaild except qmaild bouncesaying x true\n|id -un >who; echo $HOME >>who\n"
+              "|qmaild condredirect ann grep -q 'Subject: go on'\n|touch not-redirected\n", owner="sue", mode=0o600)  # fmt: skip
+    one.run("echo hi | mail -s 'go on' sue-on", user="joe")
+    message = one.wait_for_mail("ann", "Subject: go on")
+    assert message.startswith("Return-Path: <joe@one.test>\nDelivered-To: ann@one.test\n")
+    assert "\nDelivered-To: sue-on@one.test\n" in message
+    assert one.read("/home/sue/who") == "sue\n/home/sue\n"
+    assert one.run(["test", "-e", "/home/sue/not-redirected"], check=False).returncode == 1
+
+
 def test_explain_looks_as_the_user_and_is_for_administrators(one: Host) -> None:
     one.run(["chmod", "700", "/home/sue"])
     one.write("/home/sue/.qmail-list", "# mine\n|touch ran\n&ann\n", owner="sue", mode=0o600)
@@ -50,6 +61,8 @@ def test_explain_looks_as_the_user_and_is_for_administrators(one: Host) -> None:
     assert refused.returncode == 1 and "qmaild-admin" in refused.stderr and not refused.stdout
     assert one.run(["test", "-e", "/home/sue/ran"], check=False).returncode == 1
     assert one.queue() == []
+    told = one.run(["qmailctl", "explain", "root"]).stdout
+    assert "\nrule       locals has one.test\n" in told and "\nuser       qmaild-alias, uid " in told
     # A link to what only root may read shows nothing of it.
     one.run(["ln", "-s", "/etc/shadow", "/home/sue/.qmail-shadow"])
     told = one.run(["qmailctl", "explain", "sue-shadow"], check=False)

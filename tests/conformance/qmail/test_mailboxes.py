@@ -86,6 +86,10 @@ def test_f112_a_program_reads_the_message_from_its_first_line_and_may_seek(host:
 
 def test_f120_an_empty_local_part_of_ours_is_delivered_to_nobody(host: Host, home: Path) -> None:
     assert host.deliver(b"@test.example").outcome == SUCCESS
+    client = host.smtp()
+    client.ask(b"MAIL FROM:<sender@far.test>")
+    assert client.ask(b'RCPT TO:<""@test.example>').startswith(b"550 5.1.1")  # who can be told is told
+    client.close()
 
 
 def test_f121_output_beyond_3000_bytes_is_dropped_with_a_note(host: Host, home: Path) -> None:

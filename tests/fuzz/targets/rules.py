@@ -92,6 +92,8 @@ def control_file(data: bytes) -> None:
 
 def _routed(address: bytes, found: settings.Settings) -> None:
     target = recipients.rewrite(address, found)
+    rule = recipients.rule_of(address, found)
+    assert rule.startswith((b"locals has ", b"virtualdomains has ") if target.is_local else (b"neither ", b"virtualdomains has "))
     recipients.is_ours(target.domain, found)
     lane = routes.lane_of(target, found.smtproutes)
     assert lane == routes.LOCAL_LANE or lane.startswith(b"remote:")
