@@ -43,10 +43,12 @@ def records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """
     ends: set[int] = set()
     lines = content.split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):  # what stands behind the last line end is no line
+    for number, line in enumerate(lines, 1):
         if line.startswith(b"."):
             yield b"", bytes(sorted(ends))
             return
+        if number == len(lines):  # what has no line end may be half a line
+            break
         name, value = _record(line, number)
         is_prefix = line.startswith(b"+")
         if is_prefix and name:

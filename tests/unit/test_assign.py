@@ -52,6 +52,10 @@ def test_a_local_part_that_no_line_is_about_is_left_to_the_accounts() -> None:
     assert made(b".\n").find(b"joe") is None
 
 
+def test_the_dot_needs_no_line_end() -> None:
+    assert made(b"=joe:joe:1000:100:/home/joe:::\n.").find(b"joe") is not None
+
+
 def test_the_records_are_those_of_qmail_newu() -> None:
     assert list(assign.records(b"=J:joe:1:2:/h:-:x:\n+a:b:3:4:/c:::\n+:d:5:6:/e:-::\n.\n")) == [
         (b"!j\0", b"joe\x001\x002\0/h\0-\0x"), (b"!a", b"b\x003\x004\0/c\0\0"), (b"!", b"d\x005\x006\0/e\0-\0"), (b"", b"a"),
@@ -59,7 +63,7 @@ def test_the_records_are_those_of_qmail_newu() -> None:
 
 
 @pytest.mark.parametrize(("text", "line"), [
-    (b"", 1), (b"=joe:joe:1:1:/h:::\n", 2), (b"=joe:joe:1:1:/h:::\n.", 2), (b"=joe:joe:1:1:/h::\n.\n", 1), (b"\n.\n", 1),
+    (b"", 1), (b"=joe:joe:1:1:/h:::\n", 2), (b"=joe:joe:1:1:/h:::", 1), (b"=joe:joe:1:1:/h::\n.\n", 1), (b"\n.\n", 1),
     (b"# comment\n.\n", 1), (b":joe:1:1:/h:::\n.\n", 1), (b"=j\0e:joe:1:1:/h:::\n.\n", 1), (b"=a:joe:x:1:/h:::\n.\n", 1),
     (b"=a:joe:1:-1:/h:::\n.\n", 1), (b"=a:joe:4294967295:1:/h:::\n.\n", 1), (b"=a:joe:1:1:h:::\n.\n", 1),
     (b"=a::1:1:/h:::\n.\n", 1), (b"=a:joe:1:1:/h:-:../x:\n.\n", 1),
