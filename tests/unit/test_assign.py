@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmaild.control import cdb
@@ -74,6 +74,7 @@ def test_a_line_that_cannot_be_followed_is_named(text: bytes, line: int) -> None
     assert error.value.line == line
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=1000))
 def test_a_hostile_local_part_costs_one_look_a_letter(local: bytes) -> None:
     looks: list[bytes] = []

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmaild.control import cdb
@@ -59,6 +59,7 @@ def test_every_key_has_its_values_in_the_order_of_writing_and_no_other_has_any()
     assert list(reader.records()) == list(MIXED)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=300)), max_size=40))
 def test_the_bytes_are_those_of_another_reading_of_the_format(records: Records) -> None:
     made = cdb.build(records)
@@ -147,6 +148,7 @@ def test_where_zeros_stand_no_key_is_missing(size: int) -> None:
             assert found is None or len(found) == len(expected(MIXED, key)), (start, key)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 4000), st.binary(min_size=1, max_size=16))
 def test_nothing_but_values_or_damage_comes_out_of_any_bytes(extra: bytes, place: int, patch: bytes) -> None:
     made = bytearray(cdb.build(MIXED[:20]))
