@@ -66,6 +66,8 @@ class Channel:
         limit: int = frames.MAX_FRAME, takes_descriptors: bool = False, ends_with_peer: bool = False,
     ) -> None:  # fmt: skip
         sock.setblocking(False)
+        # Urgent bytes stand among the others: else no look at what is unread finds them, or the descriptors beside them.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._loop = loop
         self._sock = sock
         self._on_frame = on_frame

@@ -30,7 +30,6 @@ _LOOK = int(socket.MSG_PEEK)
 _LOOK_BYTES = 64 << 10
 
 
-
 class _Closers:
     """What waits to be closed, and the threads that do it: as many as there is work for."""
 
@@ -108,7 +107,7 @@ def _has_descriptors(sock: socket.socket) -> bool:
         if not unread[0]:
             return False
         data, _, flags, _ = sock.recvmsg(_LOOK_BYTES, 0, _LOOK)
-        if flags & socket.MSG_CTRUNC:
+        if flags & socket.MSG_CTRUNC or not data:  # urgent bytes count as unread, and are not to be read like others
             return True
         sock.recv(len(data))
 

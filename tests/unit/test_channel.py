@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -161,6 +162,33 @@ def test_nobody_waits_until_a_strangers_descriptor_is_closed(
         stranger.close()
         begun = time.monotonic()
         end = End(loop, ours, takes_descriptors)
+        until(loop, lambda: end.closed == 1)
+        assert time.monotonic() - begun < 10
+    theirs.close()
+
+
+@pytest.mark.parametrize("said", [[(b"x", True)], [(b"x", True), (b"3:abc,", False)], [(b"3:abc,", False), (b"x", True)]])
+def test_urgent_bytes_are_bytes_like_others_and_hold_nobody_up(
+    loop: asyncio.AbstractEventLoop, said: list[tuple[bytes, bool]]
+) -> None:
+    ours, theirs = pair()
+    for data, is_urgent in said:
+        theirs.send(data, socket.MSG_OOB if is_urgent else 0)
+    end = End(loop, ours, takes_descriptors=False)
+    theirs.send(b"no frame")
+    until(loop, lambda: end.closed == 1)
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+def test_a_descriptor_beside_an_urgent_byte_is_closed_by_nobody_who_is_waited_for(loop: asyncio.AbstractEventLoop) -> None:
+    ours, theirs = pair()
+    with lingering() as stranger:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, stranger.fileno().to_bytes(4, sys.byteorder))]
+        theirs.sendmsg([b"x"], rights, socket.MSG_OOB)
+        stranger.close()
+        begun = time.monotonic()
+        end = End(loop, ours, takes_descriptors=False)
         until(loop, lambda: end.closed == 1)
         assert time.monotonic() - begun < 10
     theirs.close()

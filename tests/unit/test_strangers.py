@@ -92,3 +92,17 @@ def test_when_too_much_waits_for_threads_that_are_held_up_the_process_closes_its
     last = memory()
     closers.close([last])
     assert not any(map(is_open, [*kept, last]))
+
+
+@pytest.mark.parametrize("before", [b"", b"abc"])
+def test_an_urgent_byte_that_no_reading_finds_keeps_nobody(before: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.send(before) if before else None
+        theirs.send(b"x", socket.MSG_OOB)
+        number = ours.fileno()
+        strangers.close_socket(ours)
+        deadline = time.monotonic() + SECONDS
+        while is_open(number):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
