@@ -50,6 +50,7 @@ class Flow:
         self._is_reading = True
         self._is_choked = False
         self._is_eof = False
+        self._is_congested = False  # we hear when the queue has taken enough
 
     @property
     def is_in_data(self) -> bool:
@@ -61,8 +62,11 @@ class Flow:
 
     @property
     def _is_waiting_for_us(self) -> bool:
-        is_ours = self._grammar.is_waiting or not self._is_reading
-        return self.transport is None or (is_ours and not self._is_choked)
+        if self.transport is None:
+            return True
+        if self._is_choked or self.transport.is_closing():  # it is to take what we have said
+            return False
+        return self._grammar.is_waiting or not self._is_reading
 
     # --- the transport's side
 
@@ -170,8 +174,9 @@ class Flow:
         intake = self._door.intake
         is_congested = self._draft is not None and intake.is_congested
         wanted = not (is_congested or self._is_choked or self._grammar.buffered > MAX_BUFFERED)
-        if is_congested and self._is_reading:
-            intake.when_drained(self._read_if_possible)
+        if is_congested and not self._is_congested:
+            self._is_congested = True
+            intake.when_drained(self._drained)
         if wanted != self._is_reading:
             self._is_reading = wanted
             if wanted:
@@ -179,6 +184,10 @@ class Flow:
                 transport.resume_reading()
             else:
                 transport.pause_reading()
+
+    def _drained(self) -> None:
+        self._is_congested = False
+        self._read_if_possible()
 
     def _protocol(self) -> bytes:
         return b"esmtp" if self._grammar.is_extended else b"smtp"
