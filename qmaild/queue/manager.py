@@ -25,6 +25,7 @@ from qmaild.runtime.channel import Channel
 
 LANE_MESSAGES = 300  # deferred ones of one lane: a destination that has died keeps no others out
 UNREAD_BYTES = 64 << 10  # that send has not taken yet: above it nothing deferred follows, for new mail would stand behind it
+UNREAD_FRESH_BYTES = 8 << 20  # the same for new mail: addresses of mailings, which are no content, are bounded by it
 UNREACHABLE_SECONDS = 1.0  # between tries to reach send
 LONGEST_SLEEP_SECONDS = 60.0  # a clock that jumps is noticed within this
 IDLE_SECONDS = 5.0  # rule 11
@@ -129,11 +130,10 @@ class Manager:
         return wait if which == FRESH else max(wait, self._pace.retry_wait(self._loop.time()))
 
     def _has_room(self, which: int) -> bool:
+        unread = self._channel.queued if self._channel else 0
         if which == FRESH:
-            return self._window.has_room
-        if self._channel and self._channel.queued >= UNREAD_BYTES:
-            return False  # it wakes us when it has drained
-        return self._window.has_room_for_retries
+            return unread < UNREAD_FRESH_BYTES and self._window.has_room
+        return unread < UNREAD_BYTES and self._window.has_room_for_retries  # it wakes us when it has drained
 
     # --- handing out
 

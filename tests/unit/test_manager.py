@@ -170,6 +170,20 @@ def test_new_mail_does_not_stand_behind_retries_that_send_has_not_read(house: Ho
     assert house.handed.index(new) == behind
 
 
+def test_what_send_has_not_read_of_new_mail_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "UNREAD_FRESH_BYTES", 100_000)
+    house.is_deaf = True
+    numbers = house.add(1500, content=bytes(4096))
+    house.commits.kick()
+    house.until(lambda: house.channel is not None)
+    house.quiet()
+    assert house.manager.outstanding < 300, "a socket's buffer and so many bytes"
+    assert house.channel
+    house.channel.resume()
+    house.until(lambda: len(house.handed) == 1500)
+    assert house.handed == numbers
+
+
 def test_a_destination_with_its_limit_out_keeps_no_other_waiting_and_nobody_busy(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
